@@ -1,0 +1,154 @@
+"""Ranks: read from the launcher's environment, and the few collectives that training needs."""
+import os
+from datetime import timedelta
+from typing import List, NamedTuple, Optional
+
+import torch
+import torch.distributed as td
+from torch import nn
+
+from mobilenetv3.device import Device
+
+
+class Ranks(NamedTuple):
+    """This process among the others of the job."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    url: str = "env://"
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes: the log, the metrics and the checkpoints."""
+        return self.rank == 0
+
+
+def ranks(distributed: bool = False, world_size: int = 1, rank: int = 0,
+          url: str = "env://") -> Ranks:
+    """Read RANK, WORLD_SIZE, LOCAL_RANK as torchrun sets them.
+
+    The arguments serve jobs whose processes are started by hand, one command a rank, with
+    `--distributed --world-size N --dist-rank R --dist-url tcp://HOST:PORT`.
+
+    Raises:
+        ValueError: the environment or the arguments do not describe a job.
+    """
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        try:
+            found = Ranks(
+                int(env["RANK"]), int(env["WORLD_SIZE"]),
+                int(env.get("LOCAL_RANK", env["RANK"])),
+                int(env.get("LOCAL_WORLD_SIZE", env["WORLD_SIZE"])),
+            )
+        except ValueError:
+            raise ValueError(
+                "RANK={RANK!r} and WORLD_SIZE={WORLD_SIZE!r} must be whole numbers; they are set "
+                "by torchrun".format(**env)
+            ) from None
+    elif world_size > 1:
+        if not url.startswith("tcp://"):
+            raise ValueError(
+                f"--world-size {world_size} without torchrun needs --dist-url tcp://HOST:PORT "
+                f"(got {url!r}); or start the ranks with torchrun"
+            )
+        found = Ranks(rank, world_size, 0, 1, url)
+    elif distributed:
+        raise ValueError(
+            "--distributed was given, but RANK and WORLD_SIZE are not set; start the ranks with "
+            "`torchrun --nproc_per_node=N train.py ...` or test/train_full_8p.sh"
+        )
+    else:
+        return Ranks()
+    if not 0 <= found.rank < found.world:
+        raise ValueError(
+            f"rank {found.rank} does not exist in a job of {found.world} ranks "
+            f"(0 to {found.world - 1})"
+        )
+    return found
+
+
+def init(who: Ranks, device: Device, backend: Optional[str] = None,
+         timeout_s: float = 1800.0) -> None:
+    """Join the process group. The device must be bound already, or rank 0's card serves all."""
+    if who.world == 1:
+        return
+    td.init_process_group(
+        backend or device.backend, init_method=who.url, rank=who.rank, world_size=who.world,
+        timeout=timedelta(seconds=timeout_s),
+    )
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if td.is_available() and td.is_initialized():
+        td.destroy_process_group()
+
+
+def is_parallel() -> bool:
+    """Whether this process belongs to a job of several ranks."""
+    return td.is_available() and td.is_initialized()
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over all ranks, in place; the same tensor where there is one rank."""
+    if is_parallel():
+        td.all_reduce(tensor)
+    return tensor
+
+
+def all_gather(tensor: torch.Tensor) -> List[torch.Tensor]:
+    """The tensors of all ranks, which must have one shape; the tensor alone where there is one."""
+    if not is_parallel():
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(td.get_world_size())]
+    td.all_gather(parts, tensor)
+    return parts
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if is_parallel():
+        td.barrier()
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give every rank rank 0's buffers.
+
+    Each rank updates BatchNorm's running statistics from its own batches, so before an evaluation
+    that is split over the ranks they must be made one model: the one that rank 0 saves.
+    """
+    if is_parallel():
+        for buffer in model.buffers():
+            td.broadcast(buffer, 0)
+
+
+def per_rank_batch(batch_size: int, world: int) -> int:
+    """Share of the global batch that one rank takes.
+
+    Raises:
+        ValueError: the batch does not divide evenly; names the nearest sizes that do.
+    """
+    if batch_size % world:
+        below = batch_size // world * world
+        sizes = [size for size in (below, below + world) if size > 0]
+        raise ValueError(
+            "--batch_size {} is for all ranks together and does not divide evenly among {}; "
+            "use {}".format(batch_size, world, " or ".join(map(str, sizes)))
+        )
+    return batch_size // world
+
+
+def wrap(model: nn.Module, device: Device, who: Ranks) -> nn.Module:
+    """DistributedDataParallel around a model, or the model itself where there is one rank."""
+    if who.world == 1:
+        return model
+    ids = None if device.module is None else [device.index]
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

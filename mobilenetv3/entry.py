@@ -1,0 +1,46 @@
+"""How a command ends: exit status 0, or one clear sentence on standard error and another status."""
+import os
+import signal
+import sys
+import traceback
+from typing import Callable
+
+# What the person who typed the command can cause. Anything else is our bug and keeps its traceback.
+_THEIRS = (ValueError, OSError)
+
+
+def run(main: Callable, cfg, program: str) -> int:
+    """Run `main(cfg)` and return the exit status of the command.
+
+    0 when it returns; 1 after an error; 130 after Ctrl-C, as a shell reports it. A user's error is
+    told in one sentence; MOBILENETV3_TRACEBACK=1 shows where it arose, too.
+    """
+    try:
+        main(cfg)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        is_theirs = isinstance(error, _THEIRS) or getattr(error, "is_theirs", False)
+        if not is_theirs or os.environ.get("MOBILENETV3_TRACEBACK") == "1":
+            traceback.print_exc()
+        rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+        print(f"{program}: error{rank}: {sentence(error)}", file=sys.stderr)
+        return 1
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+def sentence(error: BaseException) -> str:
+    """The message of an error as one line.
+
+    A loader process hands its error over as a text that ends with the error itself, after a whole
+    traceback; only that end says what happened.
+    """
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    if lines[0].startswith("Caught ") and "Traceback" in str(error):
+        return lines[-1].split(": ", 1)[-1]
+    return " ".join(line.strip() for line in lines)

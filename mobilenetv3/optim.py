@@ -1,0 +1,120 @@
+"""Optimizer, learning-rate schedule and EMA: timm's, with the arguments train.py takes."""
+import math
+from typing import Optional, Sequence
+
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV2
+from torch import nn
+from torch.optim import Optimizer
+
+
+def create_optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float,
+                     eps: Optional[float] = None, betas: Optional[Sequence[float]] = None,
+                     filter_bias_and_bn: bool = False) -> Optimizer:
+    """timm's optimizer of that name.
+
+    timm's names keep their meaning: "sgd" is SGD with Nesterov momentum, "momentum" without;
+    "rmsprop" is PyTorch's (eps outside the root), "rmsproptf" TensorFlow's (inside).
+
+    Args:
+        lr: for the global batch.
+        filter_bias_and_bn: no weight decay on biases and normalisation weights.
+    """
+    optional = {}
+    if eps is not None:
+        optional["eps"] = eps
+    if betas is not None:
+        optional["betas"] = tuple(betas)
+    return create_optimizer_v2(
+        model, opt=name, lr=lr, momentum=momentum, weight_decay=weight_decay,
+        filter_bias_and_bn=filter_bias_and_bn, **optional,
+    )
+
+
+def create_criterion(smoothing: float, soft_targets: bool) -> nn.Module:
+    """Cross entropy, mean over the batch.
+
+    Args:
+        smoothing: label smoothing; with soft targets Mixup has smoothed them already.
+        soft_targets: targets are probabilities (N, C), as Mixup and CutMix make them.
+    """
+    if soft_targets:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(smoothing) if smoothing else nn.CrossEntropyLoss()
+
+
+class Schedule:
+    """timm's learning-rate schedule as a function of where the run is.
+
+    `at(epoch, update)` sets the rate for any moment of the run, so a resumed run needs no state:
+    it asks for the moment it resumes at. With `on_updates` the rate moves with every optimizer
+    update, otherwise at the start of each epoch, as timm and torchvision do.
+    """
+
+    def __init__(self, optimizer: Optimizer, name: str, epochs: int, updates_per_epoch: int,
+                 decay_epochs: float = 30.0, decay_rate: float = 0.1, warmup_epochs: int = 0,
+                 warmup_lr: float = 1e-5, min_lr: float = 0.0, cooldown_epochs: int = 0,
+                 on_updates: bool = False):
+        self.optimizer, self.on_updates = optimizer, on_updates
+        self.updates_per_epoch = updates_per_epoch
+        self._timm, self.epochs = create_scheduler_v2(
+            optimizer, sched=name, num_epochs=epochs, decay_epochs=decay_epochs,
+            decay_rate=decay_rate, warmup_epochs=warmup_epochs, warmup_lr=warmup_lr, min_lr=min_lr,
+            cooldown_epochs=cooldown_epochs, step_on_epochs=not on_updates,
+            updates_per_epoch=updates_per_epoch,
+        )
+
+    def at(self, epoch: int, update: int = 0) -> None:
+        """Set the rate for update number `update` (from 0) of an epoch (from 0)."""
+        if self.on_updates:
+            self._timm.step_update(epoch * self.updates_per_epoch + update)
+        elif update == 0:
+            self._timm.step(epoch)
+
+    @property
+    def lr(self) -> float:
+        """The rate in force (of the first parameter group)."""
+        return self.optimizer.param_groups[0]["lr"]
+
+
+def updates_per_epoch(steps: int, accumulate: int) -> int:
+    """Optimizer updates in an epoch; a last group of fewer steps makes an update, too."""
+    return math.ceil(steps / accumulate)
+
+
+class NoEma:
+    """Stands where no average is kept."""
+
+    module = None
+
+    def update(self, model: nn.Module) -> None:
+        """Nothing to do."""
+
+    def state_dict(self) -> None:
+        """Nothing to save."""
+
+
+class Ema:
+    """Exponential moving average of weights and BatchNorm statistics (timm's ModelEmaV2).
+
+    `module` is the averaged copy of the model, in eval mode.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self._timm = ModelEmaV2(model, decay=decay)
+        self.module = self._timm.module
+
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model; call after each optimizer update."""
+        self._timm.update(model)
+
+    def state_dict(self) -> dict:
+        """The averaged model's state."""
+        return self.module.state_dict()
+
+
+def create_ema(model: nn.Module, enabled: bool, decay: float):
+    """`Ema`, or the object that does nothing."""
+    return Ema(model, decay) if enabled else NoEma()

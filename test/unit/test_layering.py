@@ -1,0 +1,94 @@
+"""The architecture as a test: a file imports only from a lower rank."""
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RANKS = {
+    "device": 0, "config": 0, "options": 0, "logfmt": 0, "metrics": 0, "checkpoint": 0, "entry": 0,
+    "dist": 1, "precision": 1, "optim": 1, "runfolder": 1, "models": 1, "data": 1,
+    "convert": 2, "engine": 2, "report": 2,
+}
+# Inside rank 0, and inside the two packages, the arrows that are allowed.
+WITHIN = {("options", "config")}
+INSIDE = {
+    "models": ["arch", "names", "layers", "blocks", "features", "mobilenet", "pretrained",
+               "__init__", "__main__"],
+    "data": ["demo", "sources", "transforms", "samplers", "loader", "__init__"],
+}
+LIGHT = ("config", "options", "logfmt", "report", "entry")
+
+
+def imports(path):
+    """(top module of the package, submodule or None) of every import of the package in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            package = path.parent.name
+            names = ["mobilenetv3.{}.{}".format(package, node.module)] if node.module else [
+                "mobilenetv3.{}.{}".format(package, alias.name) for alias in node.names
+            ]
+        elif isinstance(node, ast.ImportFrom) and node.module == "mobilenetv3":
+            names = ["mobilenetv3." + alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "mobilenetv3" and len(parts) > 1:
+                yield parts[1], parts[2] if len(parts) > 2 else None
+
+
+MODULES = sorted((ROOT / "mobilenetv3").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_from_lower_ranks(path):
+    inner = path.relative_to(ROOT / "mobilenetv3").parts
+    if inner == ("__init__.py",):
+        assert not list(imports(path))
+        return
+    owner = inner[0].replace(".py", "")
+    for target, submodule in imports(path):
+        if target == owner:
+            order = INSIDE[owner]
+            if submodule in order:  # else a name that the package exports
+                assert order.index(submodule) < order.index(path.stem), (path.stem, submodule)
+            continue
+        allowed = RANKS[target] < RANKS[owner] or (owner, target) in WITHIN
+        assert allowed, f"{owner} [{RANKS[owner]}] imports {target} [{RANKS[target]}]"
+
+
+def test_the_engine_knows_only_dist_metrics_and_logfmt():
+    found = {target for target, _ in imports(ROOT / "mobilenetv3" / "engine.py")}
+    assert found == {"dist", "metrics", "logfmt"}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_import_no_torch(name):
+    source = ast.parse((ROOT / "mobilenetv3" / f"{name}.py").read_text(encoding="utf-8"))
+    for node in source.body:  # at module level; a function may import what only it needs
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        heavy = {"torch", "torchvision", "timm", "numpy", "PIL", "sklearn"}
+        assert not heavy & {name.split(".")[0] for name in names}
+
+
+def test_device_types_are_spelled_only_where_devices_are_described():
+    """"cuda" and "npu" as string constants belong to device.py; options.py offers them by name."""
+    allowed = {"device.py", "options.py", "precision.py"}
+    for path in MODULES + [ROOT / "train.py", ROOT / "validate.py"]:
+        if path.name in allowed:
+            continue
+        spelled = {
+            node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and node.value in ("cuda", "npu")
+        }
+        assert not spelled, f"{path} spells {spelled}"

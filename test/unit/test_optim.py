@@ -1,0 +1,126 @@
+import copy
+
+import pytest
+import torch
+
+from mobilenetv3 import optim
+
+LR = 0.064
+
+
+def schedule(name, **options):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    return optim.Schedule(torch.optim.SGD([parameter], lr=LR), name, epochs=20,
+                          updates_per_epoch=10, **options)
+
+
+def rates(made, moments):
+    found = []
+    for moment in moments:
+        made.at(*moment)
+        found.append(made.lr)
+    return found
+
+
+def test_step_decay_holds_within_its_epochs():
+    # Ascend's and torchvision's: x 0.973 every 2 epochs. Epochs 0, 1 | 2, 3 | 4.
+    made = schedule("step", decay_epochs=2, decay_rate=0.973)
+    expected = [LR, LR, LR * 0.973, LR * 0.973, LR * 0.973**2]
+    assert rates(made, [(e, 0) for e in range(5)]) == pytest.approx(expected)
+
+
+def test_step_decay_takes_fractions_of_an_epoch():
+    # timm's x 0.97 every 2.4 epochs: floor(epoch / 2.4) = 0 0 0 1 1 2 2 2 3.
+    made = schedule("step", decay_epochs=2.4, decay_rate=0.97)
+    powers = [0, 0, 0, 1, 1, 2, 2, 2, 3]
+    expected = [LR * 0.97**power for power in powers]
+    assert rates(made, [(e, 0) for e in range(9)]) == pytest.approx(expected)
+
+
+def test_cosine_ends_at_the_minimum():
+    made = schedule("cosine", min_lr=0.004)
+    # Half way, the cosine is half way between the two: (0.064 + 0.004) / 2.
+    assert rates(made, [(0, 0), (10, 0)]) == pytest.approx([LR, 0.034])
+    assert rates(made, [(19, 0)])[0] < 0.0045
+
+
+def test_warm_up_rises_in_equal_parts():
+    # From 0 to 0.064 in 4 epochs: 0.016 an epoch.
+    made = schedule("step", warmup_epochs=4, warmup_lr=0.0, decay_epochs=30)
+    assert rates(made, [(e, 0) for e in range(5)]) == pytest.approx(
+        [0.0, 0.016, 0.032, 0.048, 0.064]
+    )
+
+
+def test_on_updates_the_rate_moves_within_the_epoch():
+    # 4 epochs of 10 updates warm up in 40 equal parts.
+    made = schedule("step", warmup_epochs=4, warmup_lr=0.0, on_updates=True)
+    assert rates(made, [(0, 0), (0, 5), (1, 0)]) == pytest.approx([0.0, LR / 8, LR / 4])
+
+
+def test_the_rate_depends_on_the_moment_alone_so_that_a_resumed_run_needs_no_state():
+    for options in ({"on_updates": True}, {}):
+        whole, resumed = (schedule("cosine", **options) for _ in range(2))
+        for epoch in range(7):
+            whole.at(epoch)
+        resumed.at(6)
+        assert whole.lr == resumed.lr
+
+
+@pytest.mark.parametrize("steps, accumulate, updates", [(44, 1, 44), (44, 4, 11), (45, 4, 12)])
+def test_a_last_short_group_of_steps_makes_an_update(steps, accumulate, updates):
+    assert optim.updates_per_epoch(steps, accumulate) == updates
+
+
+@pytest.mark.parametrize("name, kind, expected", [
+    ("sgd", "SGD", {"nesterov": True}), ("momentum", "SGD", {"nesterov": False}),
+    ("rmsprop", "RMSprop", {"alpha": 0.9, "momentum": 0.9, "eps": 0.0316}),
+    ("rmsproptf", "RMSpropTF", {"alpha": 0.9, "eps": 0.0316}), ("adamw", "AdamW", {}),
+    ("lamb", "Lamb", {}),
+])
+def test_optimizers_are_those_the_names_mean_to_timms_users(name, kind, expected):
+    model = torch.nn.Linear(2, 2)
+    eps = 0.0316 if "rmsprop" in name else None
+    made = optim.create_optimizer(model, name, 0.1, 0.9, 1e-5, eps=eps)
+    assert type(made).__name__ == kind
+    assert {key: made.param_groups[0][key] for key in expected} == expected
+    assert len(made.param_groups) == 1  # weight decay on everything, as ModelZoo and torchvision do
+
+
+def test_weight_decay_can_spare_biases_and_norms():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    made = optim.create_optimizer(model, "momentum", 0.1, 0.9, 1e-4, filter_bias_and_bn=True)
+    decays = {id(p): g["weight_decay"] for g in made.param_groups for p in g["params"]}
+    assert decays[id(model[0].weight)] == 1e-4
+    assert {decays[id(p)] for p in (model[0].bias, *model[1].parameters())} == {0.0}
+
+
+def test_the_average_moves_by_one_minus_decay():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    ema = optim.create_ema(model, True, decay=0.9)
+    torch.nn.init.constant_(model.weight, 2.0)
+    ema.update(model)
+    assert ema.module.weight.item() == pytest.approx(0.9 * 1.0 + 0.1 * 2.0)
+
+
+def test_without_ema_nothing_is_kept():
+    model = torch.nn.Linear(1, 1)
+    before = copy.deepcopy(model.state_dict())
+    ema = optim.create_ema(model, False, decay=0.9)
+    ema.update(model)
+    assert ema.module is None
+    assert ema.state_dict() is None
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_criteria_agree_with_their_definitions():
+    logits, target = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
+    log_p = torch.log_softmax(logits, 1)[0]
+    plain = optim.create_criterion(0.0, False)(logits, target)
+    assert plain.item() == pytest.approx(-log_p[0].item())
+    smooth = optim.create_criterion(0.1, False)(logits, target)  # 0.9 of it, 0.1 spread over all
+    assert smooth.item() == pytest.approx(-(0.9 * log_p[0] + 0.1 * log_p.mean()).item())
+    soft = torch.tensor([[0.7, 0.3, 0.0]])
+    mixed = optim.create_criterion(0.1, True)(logits, soft)
+    assert mixed.item() == pytest.approx(-(soft[0] * log_p).sum().item())
