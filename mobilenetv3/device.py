@@ -37,6 +37,14 @@ class Device(NamedTuple):
         # Always an explicit torch.device: a bare int means CUDA to most of PyTorch.
         return torch.device("cpu") if self.module is None else torch.device(self.type, self.index)
 
+    @property
+    def has_fused_activations(self) -> bool:
+        """Whether Hardswish and Hardsigmoid run on the device itself.
+
+        On Ascend NPUs Hardsigmoid may fall back to the host's CPU; relu6 does not.
+        """
+        return self.type != "npu"
+
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work (nothing to wait for on the CPU)."""
         if self.module is not None:

@@ -1,0 +1,126 @@
+"""The layers of MobileNets that torch lacks, or has in a form that does not fit."""
+from typing import Tuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# "symmetric" pads k // 2 on every side. "same" is TensorFlow's rule, which at stride 2 and an even
+# size pads the bottom and the right only, so weights trained with one need that one.
+PAD_TYPES = ("symmetric", "same_depthwise", "same")
+
+
+def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:
+    """TensorFlow's SAME padding (before, after) along one side; the output is ceil(size / stride).
+
+    For kernel >= stride, as everywhere here; a smaller kernel would need none.
+    """
+    total = ((size + stride - 1) // stride - 1) * stride + kernel - size
+    return total // 2, total - total // 2
+
+
+class Conv2dSame(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding, worked out for each input.
+
+    (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, bottom = same_padding(x.shape[2], self.kernel_size[0], self.stride[0])
+        left, right = same_padding(x.shape[3], self.kernel_size[1], self.stride[1])
+        x = F.pad(x, [left, right, top, bottom])
+        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def conv2d(
+    in_chs: int, out_chs: int, kernel: int, stride: int = 1, groups: int = 1, same: bool = False
+) -> nn.Conv2d:
+    """Convolution without bias; `same` pads by TensorFlow's rule."""
+    if same and stride > 1:  # at stride 1 the SAME padding of an odd kernel is the symmetric one
+        return Conv2dSame(in_chs, out_chs, kernel, stride, groups=groups, bias=False)
+    return nn.Conv2d(in_chs, out_chs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def depthwise_conv2d(channels: int, kernel: int, stride: int, pad_type: str) -> nn.Conv2d:
+    """Convolution of each channel by itself, without bias, padded as one of PAD_TYPES says."""
+    return conv2d(channels, channels, kernel, stride, channels, same=pad_type != "symmetric")
+
+
+class HardSwish(nn.Module):
+    """x * relu6(x + 3) / 6, element by element (Howard et al. 2019, section 5.2)."""
+
+    __constants__ = ["fused"]
+    fused = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused:
+            return F.hardswish(x, inplace=True)
+        return x * (F.relu6(x + 3.0) / 6.0)
+
+
+class HardSigmoid(nn.Module):
+    """relu6(x + 3) / 6, element by element (Howard et al. 2019, section 5.2)."""
+
+    __constants__ = ["fused"]
+    fused = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused:
+            return F.hardsigmoid(x, inplace=True)
+        return F.relu6(x + 3.0) / 6.0
+
+
+def set_fused_activations(fused: bool) -> None:
+    """Choose between torch's kernels (the default) and relu6, for every model of this process.
+
+    torch's take a third of the time on a CPU, forward and backward. Turn them off on Ascend NPUs,
+    where Hardsigmoid may run on the host's CPU and Hardswish has no bfloat16 form. A scripted or
+    traced model keeps the choice it was made with.
+    """
+    HardSwish.fused = HardSigmoid.fused = fused
+
+
+ACTIVATIONS = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "hard_swish": HardSwish,
+}
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate in [0, 1] computed from the means of all of them.
+
+    (N, C, H, W) -> (N, C, H, W). Hu et al. 2018, with the gate of Howard et al. 2019, section 5.3.
+    """
+
+    def __init__(self, channels: int, reduced: int):
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(channels, reduced, 1)
+        self.act1 = nn.ReLU(inplace=True)
+        self.conv_expand = nn.Conv2d(reduced, channels, 1)
+        self.gate = HardSigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
+        gate = self.conv_expand(self.act1(self.conv_reduce(gate)))
+        return x * self.gate(gate)
+
+
+class DropPath(nn.Module):
+    """In training, zeroes the whole branch for a sample with probability `rate`.
+
+    (N, C, H, W) -> (N, C, H, W). Huang et al. 2016, "Deep Networks with Stochastic Depth"; what is
+    kept is scaled by 1 / (1 - rate) so that evaluation needs no change.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = 1.0 - self.rate
+        return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"

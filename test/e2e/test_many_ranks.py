@@ -1,0 +1,76 @@
+"""Several ranks: as many processes over gloo, on the CPU."""
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK
+from PIL import Image
+
+from mobilenetv3 import checkpoint
+
+
+@pytest.fixture(scope="module")
+def ten_images(tmp_path_factory):
+    """Ten validation images in ten classes, one training image each."""
+    root = tmp_path_factory.mktemp("ten images")
+    for split in ("train", "val"):
+        for label in range(10):
+            folder = root / split / str(label)
+            folder.mkdir(parents=True)
+            pixels = np.random.RandomState(label).randint(0, 255, (40, 40, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(str(folder / "0.png"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(script, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    result = script("train.py", *QUICK, "--epochs", 1, "--output", folder)
+    assert result.status == 0, result.err
+    return folder / checkpoint.LAST
+
+
+def score(result):
+    assert result.status == 0, result.err
+    images = [line for line in result.lines("=> ") if " images, loss " in line][0]
+    return result.lines(" * Acc@1"), images.split(" images/s")[0].rsplit(",", 1)[0]
+
+
+def test_eight_ranks_over_ten_images_score_what_one_rank_scores(
+        script, launched, ten_images, trained):
+    arguments = ["validate.py", "--data_path", ten_images, "--ckpt_path", trained,
+                 "--device", "cpu", "--batch_size", 8, "--workers", 0]
+    alone, together = script(*arguments), launched(8, *arguments)
+    assert score(alone)[1].startswith("=> 10 images")
+    assert score(together) == score(alone)
+
+
+def test_two_ranks_write_one_log_and_one_checkpoint(launched, tmp_path, metrics):
+    folder = tmp_path / "run"
+    result = launched(2, "train.py", *QUICK, "--epochs", 2, "--output", folder)
+    assert result.status == 0, result.err
+    assert (folder / "train.log").read_text() == result.out
+    assert result.out.count("=> run ") == 1
+    assert '"ranks": 2' in result.lines("=> run ")[0]
+    assert [record["val_images"] for record in metrics(folder)] == [360, 360]
+    state = checkpoint.load(folder / checkpoint.LAST)
+    assert not any(name.startswith("module.") for name in state["state_dict"])
+    assert state["epoch"] == 2
+
+
+def test_two_ranks_resume_as_if_never_stopped(launched, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    common = ["train.py", *QUICK, "--drop", 0.2]
+    assert launched(2, *common, "--epochs", 2, "--sched", "step", "--output", whole).status == 0
+    assert launched(2, *common, "--epochs", 1, "--sched", "step", "--output", parts).status == 0
+    result = launched(2, *common, "--epochs", 2, "--sched", "step", "--output", parts,
+                      "--resume", "auto")
+    assert result.status == 0, result.err
+    ours, theirs = (checkpoint.load(f / checkpoint.LAST)["state_dict"] for f in (parts, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_name(launched, tmp_path):
+    result = launched(3, "train.py", *QUICK, "--output", tmp_path / "run")
+    assert result.status != 0
+    assert "--batch_size 64" in result.err and "use 63 or 66" in result.err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,197 @@
+"""The ten networks against timm's of the same name."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobilenetv3.models import create_model, list_models, set_fused_activations
+
+KEYS = json.loads((Path(__file__).parent / "data" / "timm_keys.json").read_text())
+SIDE = 64  # pixels: 2x2 at stride 32, enough to tell the spatial dimensions apart from the batch
+
+
+def listed(name):
+    """Name -> shape of every parameter and buffer, from the committed list."""
+    shapes = [[int(n) for n in text.split("x") if n] for text in KEYS["shapes"][name]]
+    return dict(zip(KEYS["names"][name.rsplit("_", 1)[0]], shapes))
+
+
+def shapes_of(model):
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture(name="timm", scope="module")
+def timm_module():
+    return pytest.importorskip("timm", reason="the reference implementation is not installed")
+
+
+def randomise_norms(model):
+    """Statistics and scales that make every layer count; fresh ones are all 0 and 1."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    return model
+
+
+def pair(timm, name, **options):
+    """A network of ours and timm's, with the same weights."""
+    torch.manual_seed(0)
+    theirs = randomise_norms(timm.create_model(name, **options))
+    ours = create_model(name, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def images(count=4, channels=3):
+    return torch.randn(count, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+def assert_close_tensors(ours, theirs, relative, what, absolute=0.0):
+    """Compares by the norm of a whole tensor: single elements near 0 are rounding, not value."""
+    difference, size = (ours - theirs).norm().item(), theirs.norm().item()
+    assert difference <= max(relative * size, absolute), f"{what}: {difference:.2e} of {size:.2e}"
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_names_shapes_and_order_are_those_of_the_committed_list(name):
+    assert list(shapes_of(create_model(name)).items()) == list(listed(name).items())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_committed_list_is_the_installed_timms(timm, name):
+    assert list(shapes_of(timm.create_model(name)).items()) == list(listed(name).items())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_evaluation_gives_timms_logits(timm, name):
+    ours, theirs = pair(timm, name)
+    with torch.no_grad():
+        expected = theirs.eval()(images())
+        assert (ours.eval()(images()) - expected).abs().max() <= 1e-5
+    assert expected.std() > 0.05  # the images and the weights do matter
+
+
+def train_one_step(model):
+    """Gradients of one step of SGD, by parameter name; the step is taken."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    labels = torch.tensor([1, 10, 100, 999])
+    torch.nn.functional.cross_entropy(model.train()(images()), labels).backward()
+    optimizer.step()
+    return {key: parameter.grad for key, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_training_step_gives_timms_gradients_and_weights(timm, name):
+    ours, theirs = pair(timm, name)
+    gradients, expected = train_one_step(ours), train_one_step(theirs)
+    for key, gradient in gradients.items():
+        assert_close_tensors(gradient, expected[key], 1e-4, f"gradient of {key}")
+    state = theirs.state_dict()
+    for key, tensor in ours.state_dict().items():
+        assert_close_tensors(tensor.float(), state[key].float(), 1e-4, key)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "mobilenetv3_large_075"])
+def test_activations_made_of_relu6_train_the_same(timm, name, unfused_activations):
+    ours, theirs = pair(timm, name)
+    gradients, expected = train_one_step(ours), train_one_step(theirs)
+    for key, gradient in gradients.items():
+        # A bias that the next batch norm takes away again has gradient 0, of which rounding makes
+        # 1e-8; hence an absolute bound too.
+        assert_close_tensors(gradient, expected[key], 1e-4, f"gradient of {key}", absolute=1e-6)
+
+
+@pytest.fixture()
+def unfused_activations():
+    set_fused_activations(False)
+    yield
+    set_fused_activations(True)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "mobilenetv2_035"])
+def test_dropout_and_drop_path_are_drawn_where_timm_draws_them(timm, name):
+    ours, theirs = pair(timm, name, drop_rate=0.3, drop_path_rate=0.4)
+    outputs = []
+    for model in (ours, theirs):
+        torch.manual_seed(2)
+        outputs.append(model.train()(images(16)).detach())
+    assert_close_tensors(*outputs, 1e-5, "logits in training")
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_fresh_weights_have_timms_distributions(timm, name):
+    torch.manual_seed(0)
+    ours, theirs = create_model(name).state_dict(), timm.create_model(name).state_dict()
+    for key, tensor in theirs.items():
+        if key.endswith("num_batches_tracked") or tensor.std() == 0:
+            assert torch.equal(ours[key], tensor), key
+        else:
+            # A standard deviation of n numbers is off by about 1 / sqrt(2 n) of itself: allow five.
+            rtol = 5 * (1 / tensor.numel()) ** 0.5
+            assert ours[key].std().item() == pytest.approx(tensor.std().item(), rel=rtol), key
+            # Uniform and normal differ in how far the largest lies from the mean.
+            if key == "classifier.weight":
+                assert ours[key].abs().max() == pytest.approx(tensor.abs().max().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_features_only_gives_timms_maps(timm, name):
+    torch.manual_seed(0)
+    theirs = randomise_norms(timm.create_model(name, features_only=True)).eval()
+    ours = create_model(name, features_only=True).eval()
+    ours.load_state_dict(theirs.state_dict())
+    with torch.no_grad():
+        maps, expected = ours(images(2)), theirs(images(2))
+    assert [tuple(m.shape) for m in maps] == [tuple(m.shape) for m in expected]
+    for index, (ours_map, timms) in enumerate(zip(maps, expected)):
+        assert_close_tensors(ours_map, timms, 1e-5, f"map {index}")
+    assert ours.feature_info.channels() == theirs.feature_info.channels()
+    assert ours.feature_info.reduction() == theirs.feature_info.reduction()
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_feature_info_is_timms(timm, name):
+    ours, theirs = create_model(name).feature_info, timm.create_model(name).feature_info
+    for info, expected in zip(ours, theirs):
+        # timm's bn1 ends in the activation, which is a module of its own here.
+        module = "act1" if expected["module"] == "bn1" else expected["module"]
+        assert info == {**expected, "module": module}
+    assert len(ours) == len(theirs) == 5
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_large_100", "mobilenetv2_100"])
+def test_parts_of_the_forward_pass_are_timms(timm, name):
+    ours, theirs = pair(timm, name, num_classes=7, in_chans=1)
+    ours.eval(), theirs.eval()
+    x = images(2, channels=1)
+    with torch.no_grad():
+        features = ours.forward_features(x)
+        assert_close_tensors(features, theirs.forward_features(x), 1e-5, "features")
+        hidden = ours.forward_head(features, pre_logits=True)
+        assert_close_tensors(
+            hidden, theirs.forward_head(features, pre_logits=True), 1e-5, "before the classifier"
+        )
+    assert features.shape[1] == ours.num_features
+    assert hidden.shape == (2, ours.head_hidden_size)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_075", "mobilenetv2_140"])
+def test_timm_tells_how_to_prepare_images(timm, name):
+    data = pytest.importorskip("timm.data")
+    resolve = lambda model: data.resolve_data_config({}, model=model)  # noqa: E731
+    assert resolve(create_model(name)) == resolve(timm.create_model(name))
+
+
+@pytest.mark.parametrize("side", [64, 65, 70])
+def test_same_padding_everywhere_is_timms_tf_variant(timm, side):
+    torch.manual_seed(0)
+    theirs = randomise_norms(timm.create_model("tf_mobilenetv3_small_100")).eval()
+    ours = create_model("mobilenetv3_small_100", pad_type="same", bn_eps=1e-3).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 3, side, side + 3)
+    with torch.no_grad():
+        assert (ours(x) - theirs(x)).abs().max() <= 1e-5

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""Train MobileNetV3 or MobileNetV2 on Ascend NPU, NVIDIA GPU or CPU.
+
+    python train.py                                           # built-in demo data, about a minute
+    python train.py -c configs/mobilenetv3/mobilenetv3_large_100_ascend_1p.yaml --data_path DIR
+    torchrun --nproc_per_node=8 train.py -c configs/... --data_path DIR      # eight cards, one host
+
+--batch_size is the batch of all ranks together. `--help` lists every option; test/*.sh wrap this
+script in the manner of Ascend's ModelZoo.
+"""
+import sys
+import time
+
+from mobilenetv3 import config, entry, options
+
+
+def main(cfg):
+    # Imported here so that --help, and a misspelt option, answer without loading PyTorch.
+    import torch
+
+    from mobilenetv3 import checkpoint, data, dist, engine, logfmt, models, optim, runfolder
+    from mobilenetv3 import device as devices
+    from mobilenetv3 import precision as precisions
+    from mobilenetv3.metrics import Clock
+
+    # Device, then ranks: the device is bound before the process group starts.
+    who = dist.ranks(cfg.distributed, cfg.world_size, cfg.dist_rank, cfg.dist_url)
+    card, note = devices.card_index(cfg.device_id, who.local_rank if who.world > 1 else None)
+    device = devices.select(cfg.device, card)
+    dist.init(who, device, cfg.dist_backend)
+
+    # Data.
+    train_loader, val_loader, source = build_data(cfg, device, who)
+    steps = len(train_loader)
+
+    # Model, precision, optimizer, schedule, average.
+    data.seed_epoch(device, cfg.seed, 0, 0)  # every rank draws the same first weights
+    models.set_fused_activations(device.has_fused_activations)
+    model = models.create_model(cfg.model, **model_options(cfg, len(source.classes)))
+    load_start(model, cfg.ckpt_path, cfg.pretrained)
+    model = model.to(device.torch_device, memory_format=memory_format(cfg))
+    precision = precisions.create_precision(
+        cfg.apex_opt_level if cfg.apex else "O0", device, cfg.loss_scale_value, cfg.clip_grad,
+        cfg.clip_mode,
+    )
+    optimizer = optim.create_optimizer(
+        model, cfg.opt, cfg.lr, cfg.momentum, cfg.weight_decay, cfg.opt_eps, cfg.opt_betas,
+        cfg.filter_bias_and_bn,
+    )
+    schedule = optim.Schedule(
+        optimizer, cfg.sched, cfg.epochs, optim.updates_per_epoch(steps, cfg.grad_accum_steps),
+        cfg.decay_epochs, cfg.decay_rate, cfg.warmup_epochs, cfg.warmup_lr, cfg.min_lr,
+        cfg.cooldown_epochs, cfg.sched_on_updates,
+    )
+    ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay)
+    parallel = dist.wrap(model, device, who)
+    criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
+
+    # Resume, then the run folder: a checkpoint that does not fit must not leave a folder behind.
+    folder = runfolder.choose(cfg.output, cfg.resume, cfg.model)
+    resume = runfolder.resolve_resume(cfg.resume, folder)
+    epoch, best = cfg.start_epoch or 0, None
+    if resume:
+        epoch, best = restore(resume, model, optimizer, precision, ema)
+    run = open_run(cfg, folder, who, epoch)
+    total_steps = cfg.max_steps or schedule.epochs * steps
+    clock = Clock(warmup=min(10, total_steps // 4))
+    run.log(logfmt.Run(
+        model=model.config["arch"], data=source.name, device=device.type, ranks=who.world,
+        batch_size=cfg.batch_size, epochs=cfg.epochs, amp=precision.amp_type,
+        torch=torch.__version__, img_size=cfg.img_size, fps_warmup=clock.warmup,
+    ).line())
+    for line in filter(None, (note, describe_start(cfg, resume, epoch))):
+        run.log(line)
+
+    if cfg.evaluate:
+        score = engine.evaluate(ema.module or model, val_loader, precision, cfg.print_freq, run.log)
+        run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
+        return
+
+    # Epochs.
+    loop = engine.Loop(cfg.grad_accum_steps, cfg.print_freq, cfg.max_steps or 0, run.log)
+    while epoch < schedule.epochs and epoch * steps < total_steps:
+        started = time.time()
+        data.seed_epoch(device, cfg.seed, epoch, who.rank)
+        train_loader.set_epoch(epoch)
+        schedule.at(epoch)
+        record = {"epoch": epoch, "lr": schedule.lr}
+        score = engine.train_one_epoch(
+            parallel, run.progress(train_loader, f"epoch {epoch}"), criterion, optimizer,
+            precision, schedule, ema, clock, epoch, loop,
+        )
+        record.update(train_loss=score.loss, train_acc1=score.acc1, train_acc5=score.acc5)
+        if clock.is_measured:
+            record["fps"] = clock.fps
+            run.log(logfmt.Throughput(clock.fps).line())
+        is_best = False
+        if not cfg.skip_validation:
+            dist.broadcast_buffers(model)
+            acc1 = validate(model, ema, val_loader, precision, cfg.print_freq, run, record)
+            is_best = best is None or acc1 > best["acc1"]
+            best = {"acc1": acc1, "epoch": epoch} if is_best else best
+        epoch += 1
+        if who.is_main:
+            state = snapshot(cfg, source, epoch, best, model, optimizer, precision, ema)
+            checkpoint.save(folder / checkpoint.LAST, state)
+            if is_best:
+                checkpoint.save(folder / checkpoint.BEST, state)
+        run.metrics(**record, seconds=time.time() - started)
+
+    report_end(run, folder, best)
+    run.close()
+    dist.barrier()
+    dist.shutdown()
+
+
+def build_data(cfg, device, who):
+    """The loaders of both splits, and the training set they were made from."""
+    from timm.data import Mixup
+    from timm.data.random_erasing import RandomErasing
+
+    from mobilenetv3 import data, dist
+
+    share = dist.per_rank_batch(cfg.batch_size, who.world)
+    train_set = data.open_source(
+        cfg.dataset, cfg.data_path, cfg.train_split, cfg.val_split, cfg.dataset_download
+    )
+    val_set = data.open_source(cfg.dataset, cfg.data_path, cfg.val_split, cfg.train_split)
+    if train_set.classes != val_set.classes:
+        differing = sorted(set(train_set.classes) ^ set(val_set.classes))[:5]
+        raise ValueError(
+            f"{cfg.train_split} and {cfg.val_split} must have the same classes; only one of them "
+            f"has {', '.join(differing)}"
+        )
+    classes = cfg.num_classes or len(train_set.classes)
+    mean, std = cfg.mean or data.IMAGENET_MEAN, cfg.std or data.IMAGENET_STD
+    common = {
+        "rank": who.rank, "world": who.world, "mean": mean, "std": std,
+        "workers": data.worker_count(cfg.workers, who.local_world),
+        "channels_last": cfg.channels_last,
+    }
+    train_loader = data.train_loader(
+        train_set, device, batch_size=cfg.batch_size, seed=cfg.seed,
+        transform=data.train_transform(
+            cfg.img_size, no_aug=cfg.no_aug, scale=cfg.scale, ratio=cfg.ratio, hflip=cfg.hflip,
+            vflip=cfg.vflip, color_jitter=cfg.color_jitter, aa=cfg.aa, mean=mean,
+            interpolation=cfg.train_interpolation,
+        ),
+        erase=RandomErasing(
+            cfg.reprob, mode=cfg.remode, max_count=cfg.recount, device=device.torch_device
+        ) if cfg.reprob else None,
+        mixup=Mixup(
+            cfg.mixup, cfg.cutmix, prob=cfg.mixup_prob, switch_prob=cfg.mixup_switch_prob,
+            mode=cfg.mixup_mode, label_smoothing=cfg.smoothing, num_classes=classes,
+        ) if cfg.mixup or cfg.cutmix else None,
+        mixup_off_epoch=cfg.mixup_off_epoch, **common,
+    )
+    val_loader = data.val_loader(
+        val_set, device, batch_size=cfg.val_batch_size or share,
+        transform=data.val_transform(cfg.img_size, cfg.crop_pct, cfg.interpolation), **common,
+    )
+    return train_loader, val_loader, train_set
+
+
+def memory_format(cfg):
+    """NHWC or NCHW."""
+    import torch
+
+    return torch.channels_last if cfg.channels_last else torch.contiguous_format
+
+
+def model_options(cfg, classes):
+    """Constructor options of the model; what the user left open stays the model's own."""
+    if cfg.num_classes and cfg.num_classes < classes:
+        raise ValueError(
+            f"--num_classes {cfg.num_classes} is less than the {classes} classes of the data set"
+        )
+    open_options = {"bn_eps": cfg.bn_eps, "bn_momentum": cfg.bn_momentum,
+                    "pad_type": cfg.pad_type, "width_rule": cfg.width_rule}
+    given = {name: value for name, value in open_options.items() if value is not None}
+    return dict(given, num_classes=cfg.num_classes or classes, drop_rate=cfg.drop,
+                drop_path_rate=cfg.drop_path)
+
+
+def load_start(model, ckpt_path, pretrained):
+    """Load the weights to start from, if any: a file, or timm's of the model's name."""
+    from mobilenetv3 import checkpoint, models
+
+    path = ckpt_path or (pretrained if isinstance(pretrained, str) else "")
+    if path:
+        checkpoint.load_weights(model, checkpoint.load(path), path)
+    elif pretrained:
+        models.load_timm_weights(model)
+
+
+def describe_start(cfg, resume, epoch):
+    """What the run starts from, for the log."""
+    if resume:
+        return f"=> resumed from {resume} (epoch {epoch})"
+    if cfg.resume == "auto":
+        return f"=> no checkpoint in {cfg.output} yet: starting from the beginning"
+    if cfg.ckpt_path or cfg.pretrained:
+        return f"=> weights loaded: {cfg.ckpt_path or cfg.pretrained}"
+    return ""
+
+
+def open_run(cfg, folder, who, epoch):
+    """Claim the run folder and write the configuration; only the main rank touches the disk."""
+    from mobilenetv3 import runfolder
+
+    if cfg.evaluate and not cfg.output:
+        folder = None  # an evaluation leaves nothing behind unless it is told where
+    elif who.is_main:
+        runfolder.claim(folder, resume=bool(cfg.resume))
+        name = runfolder.CONFIG if not (folder / runfolder.CONFIG).exists() else (
+            f"config.from_epoch_{epoch}.yaml"
+        )
+        config.save(cfg, folder / name)
+    return runfolder.RunFolder(folder, who.is_main, cfg.log_tensorboard, epoch)
+
+
+def validate(model, ema, loader, precision, print_freq, run, record):
+    """Score the model, and with EMA the average, which then is what counts; returns its Acc@1."""
+    from mobilenetv3 import engine, logfmt
+
+    score = engine.evaluate(model, loader, precision, print_freq, run.log)
+    if ema.module is not None:
+        run.log(logfmt.Accuracy(score.acc1, score.acc5, weights="live").line())
+        record["val_acc1_live"] = score.acc1
+        score = engine.evaluate(ema.module, loader, precision, print_freq, run.log)
+    run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
+    record.update(val_loss=score.loss, val_acc1=score.acc1, val_acc5=score.acc5,
+                  val_images=score.images)
+    return score.acc1
+
+
+def snapshot(cfg, source, epoch, best, model, optimizer, precision, ema):
+    """All that a run needs to go on, as tensors and plain containers."""
+    return {
+        "format": 1,
+        "epoch": epoch,  # epochs done
+        "arch": model.config["arch"],
+        "model": model.config,
+        "classes": list(source.classes),
+        "state_dict": model.state_dict(),
+        "state_dict_ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "precision": precision.state_dict(),
+        "best_acc1": best["acc1"] if best else None,
+        "best_epoch": best["epoch"] if best else None,
+        "config": vars(cfg),
+    }
+
+
+def restore(path, model, optimizer, precision, ema):
+    """Put a run back to where `snapshot` was taken; returns the next epoch and the best so far."""
+    from mobilenetv3 import checkpoint
+
+    state = checkpoint.load(path)
+    checkpoint.check_resumable(state, path, model.config, has_ema=ema.module is not None)
+    model.load_state_dict(state["state_dict"])
+    if ema.module is not None:
+        ema.module.load_state_dict(state["state_dict_ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    precision.load_state_dict(state["precision"])
+    best = {"acc1": state["best_acc1"], "epoch": state["best_epoch"]}
+    return state["epoch"], best if best["epoch"] is not None else None
+
+
+def report_end(run, folder, best):
+    """Say where the weights are; the last line of a good run."""
+    from mobilenetv3 import checkpoint, logfmt
+
+    if best:
+        path = (folder / checkpoint.BEST).resolve()
+        run.log(logfmt.Best(best["acc1"], best["epoch"], str(path)).line())
+    else:
+        run.log(f"=> weights: {(folder / checkpoint.LAST).resolve()} (not validated)")
+
+
+if __name__ == "__main__":
+    sys.exit(entry.run(main, config.parse(options.train_parser()), "train.py"))
