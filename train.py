@@ -33,16 +33,12 @@ def main(cfg):
     train_loader, val_loader, source = build_data(cfg, device, who)
     steps = len(train_loader)
 
-    # Model, precision, optimizer, schedule, average.
+    # Model, optimizer, schedule, average, precision.
     data.seed_epoch(device, cfg.seed, 0, 0)  # every rank draws the same first weights
     models.set_fused_activations(device.has_fused_activations)
     model = models.create_model(cfg.model, **model_options(cfg, len(source.classes)))
     load_start(model, cfg.ckpt_path, cfg.pretrained)
     model = model.to(device.torch_device, memory_format=memory_format(cfg))
-    precision = precisions.create_precision(
-        cfg.apex_opt_level if cfg.apex else "O0", device, cfg.loss_scale_value, cfg.clip_grad,
-        cfg.clip_mode,
-    )
     optimizer = optim.create_optimizer(
         model, cfg.opt, cfg.lr, cfg.momentum, cfg.weight_decay, cfg.opt_eps, cfg.opt_betas,
         cfg.filter_bias_and_bn,
@@ -53,6 +49,11 @@ def main(cfg):
         cfg.cooldown_epochs, cfg.sched_on_updates,
     )
     ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay)
+    precision = precisions.create_precision(
+        cfg.apex_opt_level if cfg.apex else "O0", device, cfg.amp_dtype, cfg.loss_scale_value,
+        cfg.clip_grad, cfg.clip_mode,
+    )
+    precision.prepare(model, optimizer)  # after the average, which is kept in float32
     parallel = dist.wrap(model, device, who)
     criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
 
@@ -74,7 +75,8 @@ def main(cfg):
         run.log(line)
 
     if cfg.evaluate:
-        score = engine.evaluate(ema.module or model, val_loader, precision, cfg.print_freq, run.log)
+        scored = precision.for_inference(ema.module) if ema.module else model
+        score = engine.evaluate(scored, val_loader, precision, cfg.print_freq, run.log)
         run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
         return
 
@@ -227,7 +229,8 @@ def validate(model, ema, loader, precision, print_freq, run, record):
     if ema.module is not None:
         run.log(logfmt.Accuracy(score.acc1, score.acc5, weights="live").line())
         record["val_acc1_live"] = score.acc1
-        score = engine.evaluate(ema.module, loader, precision, print_freq, run.log)
+        average = precision.for_inference(ema.module)
+        score = engine.evaluate(average, loader, precision, print_freq, run.log)
     run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
     record.update(val_loss=score.loss, val_acc1=score.acc1, val_acc5=score.acc5,
                   val_images=score.images)
@@ -242,7 +245,7 @@ def snapshot(cfg, source, epoch, best, model, optimizer, precision, ema):
         "arch": model.config["arch"],
         "model": model.config,
         "classes": list(source.classes),
-        "state_dict": model.state_dict(),
+        "state_dict": precision.model_state(model),
         "state_dict_ema": ema.state_dict(),
         "optimizer": optimizer.state_dict(),
         "precision": precision.state_dict(),
@@ -258,7 +261,7 @@ def restore(path, model, optimizer, precision, ema):
 
     state = checkpoint.load(path)
     checkpoint.check_resumable(state, path, model.config, has_ema=ema.module is not None)
-    model.load_state_dict(state["state_dict"])
+    precision.load_model_state(model, state["state_dict"])
     if ema.module is not None:
         ema.module.load_state_dict(state["state_dict_ema"])
     optimizer.load_state_dict(state["optimizer"])

@@ -42,7 +42,10 @@ def main(cfg):
         models.load_timm_weights(model)
     layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
     model = model.to(device.torch_device, memory_format=layout)
-    precision = precisions.create_precision(cfg.apex_opt_level if cfg.apex else "O0", device)
+    precision = precisions.create_precision(
+        cfg.apex_opt_level if cfg.apex else "O0", device, cfg.amp_dtype
+    )
+    precision.prepare(model)
 
     # Data.
     share = max(1, (cfg.val_batch_size or cfg.batch_size) // who.world)

@@ -1,66 +1,227 @@
-"""Mixed precision O0 to O3 as objects the loop calls alike: forward, backward, step."""
-from typing import Optional
+"""Mixed precision O0 to O3, as Apex defines it, in objects that the loop calls alike.
+
+    level  weights            BatchNorm  gradients  masters  loss scale
+    O0     float32            float32    float32    -        1
+    O1     float32, autocast  float32    float32    -        dynamic
+    O2     half               float32    half       float32  dynamic
+    O3     half               half       half       -        1
+
+Half is float16 with loss scaling, or bfloat16, which needs none. Source: Apex's documentation and
+its apex/amp/frontend.py and _initialize.py; the implementation here is our own, because Apex's amp
+was removed from Apex in 2025. Input is cast to what the model computes in, output to float32.
+"""
+import contextlib
+import copy
+from collections import OrderedDict
+from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import torch
 from timm.utils import dispatch_clip_grad
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from mobilenetv3.device import Device
+from mobilenetv3.device import TORCH_VERSION, Device
+from mobilenetv3.scaling import StaticScaler, create_scaler
+
+
+class Level(NamedTuple):
+    """What an opt level means."""
+
+    casts_model: bool
+    keeps_batchnorm: bool
+    has_masters: bool
+    autocasts: bool
+    loss_scale: Union[str, float]
+
+
+LEVELS = {
+    "O0": Level(False, False, False, False, 1.0),
+    "O1": Level(False, False, False, True, "dynamic"),
+    "O2": Level(True, True, True, False, "dynamic"),
+    "O3": Level(True, False, False, False, 1.0),
+}
+
+
+def cast_model(model: nn.Module, dtype: torch.dtype, keep_batchnorm: bool) -> nn.Module:
+    """Cast parameters and floating buffers in place; Parameter objects keep their identity.
+
+    Args:
+        keep_batchnorm: leave affine BatchNorm in float32, weights and statistics. BatchNorm without
+            weights, and every other normalisation, is cast, as with Apex.
+    """
+    for module in model.modules():
+        if keep_batchnorm and isinstance(module, _BatchNorm) and module.affine:
+            continue
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+        for buffer in module.buffers(recurse=False):
+            if buffer.is_floating_point():
+                buffer.data = buffer.data.to(dtype)
+    return model
 
 
 class Precision:
-    """O0: everything in fp32. The other levels share this interface.
+    """How a model computes, and how a loss becomes an update. Order: create, `prepare`, the rest.
 
     Args:
+        dtype: of the half-precision parts.
+        scaler: from `scaling`.
         clip_grad: largest gradient norm (or value, or adaptive factor), None for no clipping.
         clip_mode: "norm", "value" or "agc", as timm's dispatch_clip_grad takes it.
     """
 
-    amp_type = "O0 float32"
-
-    def __init__(self, clip_grad: Optional[float] = None, clip_mode: str = "norm"):
+    def __init__(self, name: str, device: Device, dtype: torch.dtype, scaler=None,
+                 clip_grad: Optional[float] = None, clip_mode: str = "norm"):
+        self.level, self.device, self.dtype = LEVELS[name], device, dtype
+        self.scaler = scaler or StaticScaler()
         self.clip_grad, self.clip_mode = clip_grad, clip_mode
+        is_half = self.level.casts_model or self.level.autocasts
+        self.amp_type = f"{name} {str(dtype if is_half else torch.float32).split('.')[-1]}"
+        self._masters: Dict[str, nn.Parameter] = {}
+        self._trained: List[tuple] = []  # (name, model's parameter, the optimizer's)
+
+    def prepare(self, model: nn.Module, optimizer: Optional[torch.optim.Optimizer] = None) -> None:
+        """Cast the model in place, and give the optimizer the masters in its parameters' stead.
+
+        Call it once, with the model on its device, before it is wrapped for parallel training.
+        """
+        if self.level.casts_model:
+            cast_model(model, self.dtype, self.level.keeps_batchnorm)
+        if optimizer is None:
+            return
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for group in optimizer.param_groups:
+            for index, parameter in enumerate(group["params"]):
+                owner = self._master_of(names[id(parameter)], parameter)
+                group["params"][index] = owner
+                if parameter.requires_grad:
+                    self._trained.append((names[id(parameter)], parameter, owner))
+
+    def _master_of(self, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        """What the optimizer updates: a float32 copy where the parameter is half, else itself."""
+        is_half = self.level.has_masters and parameter.dtype == self.dtype
+        if not is_half or not parameter.requires_grad:
+            return parameter
+        self._masters[name] = nn.Parameter(parameter.detach().clone().float())
+        return self._masters[name]
 
     def forward(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) in float32 from images (N, 3, H, W) in float32."""
-        return model(images)
+        if self.level.casts_model:
+            images = images.to(self.dtype)
+        with self._autocast():
+            output = model(images)
+        return output.float()
+
+    def _autocast(self):
+        if not self.level.autocasts:
+            return contextlib.nullcontext()
+        if hasattr(torch, "autocast"):
+            return torch.autocast(self.device.type, dtype=self.dtype)
+        return self.device.module.amp.autocast()  # before 1.10: float16 only, each device its own
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add this loss's gradients to those of the micro-steps before it."""
-        loss.backward()
+        """Add this loss's scaled gradients to those of the micro-steps before it."""
+        self.scaler.before_backward()
+        scale = self.scaler.scale
+        (loss if scale == 1.0 else loss * scale).backward()
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip, update the weights, and clear the gradients."""
-        if self.clip_grad is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            dispatch_clip_grad(parameters, self.clip_grad, mode=self.clip_mode)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        """Unscale, clip, update the weights unless gradients overflowed, clear the gradients."""
+        assert self._trained, "prepare() gives the optimizer what it updates"
+        gradients, names = [], []
+        for name, parameter, owner in self._trained:
+            if parameter.grad is None:
+                continue
+            if owner is not parameter:
+                # Cast first, unscale after: in float16 small gradients would become zero here.
+                owner.grad = parameter.grad.float()
+            gradients.append(owner.grad)
+            names.append(name)
+        if self.scaler.unscale(gradients, lambda: names):
+            if self.clip_grad is not None:
+                owners = [owner for _, _, owner in self._trained]
+                dispatch_clip_grad(owners, self.clip_grad, mode=self.clip_mode)
+            optimizer.step()
+            self._masters_to_model()
+        for _, parameter, owner in self._trained:
+            parameter.grad = owner.grad = None
 
-    def weights(self, model: nn.Module) -> nn.Module:
-        """What an average of the weights is to be taken of: anything with a state_dict()."""
-        return model
+    @torch.no_grad()
+    def _masters_to_model(self) -> None:
+        for _, parameter, owner in self._trained:
+            if owner is not parameter:
+                parameter.copy_(owner)
 
-    def state_dict(self) -> dict:
-        """What a resumed run needs beyond the weights and the optimizer."""
-        return {}
+    def weights(self, model: nn.Module):
+        """What an average of the weights is taken of: the masters, behind a state_dict()."""
+        return _Weights(self, model) if self.level.casts_model else model
 
-    def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` gave."""
+    def for_inference(self, model: nn.Module) -> nn.Module:
+        """A float32 copy of the model, such as the average, as this level computes."""
+        if not self.level.casts_model:
+            return model
+        return cast_model(copy.deepcopy(model), self.dtype, self.level.keeps_batchnorm)
+
+    def model_state(self, model: nn.Module) -> Dict[str, torch.Tensor]:
+        """The model's state in float32: the masters where there are any. Tensors are shared."""
+        state = OrderedDict()
+        for name, value in model.state_dict().items():
+            if name in self._masters:
+                value = self._masters[name].detach()
+            state[name] = value.float() if value.is_floating_point() else value
+        return state
+
+    @torch.no_grad()
+    def load_model_state(self, model: nn.Module, state: Dict[str, torch.Tensor]) -> None:
+        """Put back what `model_state` gave: masters bit for bit, the model rounded from them."""
+        model.load_state_dict(state)
+        for name, master in self._masters.items():
+            master.copy_(state[name])
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What a resumed run needs beyond weights and optimizer: plain numbers."""
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, on any kind of device and at any level."""
+        if state:
+            self.scaler.load_state_dict(state)
 
 
-def create_precision(level: str, device: Device, loss_scale="dynamic",
-                     clip_grad: Optional[float] = None, clip_mode: str = "norm") -> Precision:
+class _Weights:
+    """A model's float32 state behind the one method that an average asks for."""
+
+    def __init__(self, precision: Precision, model: nn.Module):
+        self.precision, self.model = precision, model
+
+    def state_dict(self) -> Dict[str, torch.Tensor]:
+        return self.precision.model_state(self.model)
+
+
+def create_precision(level: str, device: Device, dtype: Optional[str] = None,
+                     loss_scale: Union[str, float, None] = None,
+                     clip_grad: Optional[float] = None, clip_mode: str = "norm",
+                     overflow_flag=None) -> Precision:
     """The precision of a run.
 
     Args:
         level: Apex's opt level, "O0" to "O3".
+        dtype: "float16" or "bfloat16"; None for the device's: bfloat16 on the CPU, else float16.
+        loss_scale: "dynamic", a number, or None for the level's own (bfloat16: 1).
+        overflow_flag: see `scaling.DynamicScaler`; for chips that saturate.
 
     Raises:
-        ValueError: the level is not available on this device.
+        ValueError: the level cannot run on this device with this version of PyTorch.
     """
-    if level == "O0":
-        return Precision(clip_grad, clip_mode)
-    raise ValueError(
-        f"--apex-opt-level {level} is not available on {device.type} in this version; use O0"
-    )
+    if dtype is None:
+        dtype = "bfloat16" if device.module is None else "float16"
+    if level != "O0" and device.module is None and TORCH_VERSION < (2, 1):
+        raise ValueError(
+            f"--apex-opt-level {level} on the CPU needs PyTorch 2.1 or newer (this is "
+            f"{torch.__version__}); use O0"
+        )
+    if loss_scale is None:
+        loss_scale = LEVELS[level].loss_scale if dtype == "float16" else 1.0
+    scaler = create_scaler(loss_scale, overflow_flag)
+    return Precision(level, device, getattr(torch, dtype), scaler, clip_grad, clip_mode)

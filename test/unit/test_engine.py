@@ -3,11 +3,19 @@ import math
 import pytest
 import torch
 
-from mobilenetv3 import engine, logfmt, optim
+from mobilenetv3 import device, engine, logfmt, optim
 from mobilenetv3.metrics import Clock
-from mobilenetv3.precision import Precision
+from mobilenetv3.precision import create_precision
 
 CLASSES = 7
+CPU = device.select("cpu")
+
+
+def fp32(model=None, optimizer=None, **options):
+    precision = create_precision("O0", CPU, **options)
+    if model is not None:
+        precision.prepare(model, optimizer)
+    return precision
 
 
 class Batches:
@@ -35,18 +43,19 @@ def small_model(seed=0):
     )
 
 
-def train(loader, model=None, epochs=1, precision=None, warmup=0, **loop):
+def train(loader, model=None, epochs=1, clip_grad=None, warmup=0, **loop):
     """Train and return (model, optimizer, printed records, clock)."""
     model = model or small_model()
     lines = []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    precision = fp32(model, optimizer, clip_grad=clip_grad)
     loop = engine.Loop(log=lines.append, **loop)
     schedule = optim.Schedule(optimizer, "step", 5, len(loader))
     clock = Clock(warmup)
     for epoch in range(epochs):
         engine.train_one_epoch(
-            model, loader, torch.nn.CrossEntropyLoss(), optimizer, precision or Precision(),
-            schedule, optim.NoEma(), clock, epoch, loop,
+            model, loader, torch.nn.CrossEntropyLoss(), optimizer, precision, schedule,
+            optim.NoEma(), clock, epoch, loop,
         )
     return model, optimizer, [logfmt.parse(line) for line in lines], clock
 
@@ -85,7 +94,7 @@ def test_steps_equal_those_of_a_plain_loop(accumulate):
 
 def test_gradients_are_clipped_before_the_update():
     loader = Batches([4] * 3)
-    model, *_ = train(loader, precision=Precision(clip_grad=0.01))
+    model, *_ = train(loader, clip_grad=0.01)
     assert_same(model, plain(loader, clip=0.01)[0])
 
 
@@ -120,7 +129,7 @@ def test_fps_counts_from_the_end_of_the_warm_up():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     clock = Clock(warmup=3, now=lambda: float(next(ticks)))  # a second passes at every look
     engine.train_one_epoch(
-        model, loader, torch.nn.CrossEntropyLoss(), optimizer, Precision(),
+        model, loader, torch.nn.CrossEntropyLoss(), optimizer, fp32(model, optimizer),
         optim.Schedule(optimizer, "step", 5, 10), optim.NoEma(), clock, 0,
         engine.Loop(print_freq=100, log=lambda line: None),
     )
@@ -146,7 +155,7 @@ def test_a_loss_that_is_not_finite_is_found_before_the_epoch_ends():
 def test_evaluation_scores_every_image_once_with_a_short_last_batch():
     model, loader = small_model(), Batches([4, 4, 3])
     lines = []
-    score = engine.evaluate(model, loader, Precision(), log=lines.append)
+    score = engine.evaluate(model, loader, fp32(), log=lines.append)
     images = torch.cat([images for images, _ in loader])
     targets = torch.cat([targets for _, targets in loader])
     with torch.no_grad():
@@ -162,13 +171,13 @@ def test_evaluation_scores_every_image_once_with_a_short_last_batch():
 def test_evaluation_leaves_the_model_unchanged():
     model = small_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    engine.evaluate(model, Batches([4]), Precision(), log=lambda line: None)
+    engine.evaluate(model, Batches([4]), fp32(), log=lambda line: None)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 
 
 def test_evaluation_of_no_images_is_zero():
-    score = engine.evaluate(small_model(), Batches([]), Precision(), log=lambda line: None)
+    score = engine.evaluate(small_model(), Batches([]), fp32(), log=lambda line: None)
     assert (score.images, score.acc1) == (0, 0.0)
 
 

@@ -1,0 +1,276 @@
+"""From a command line and a YAML file to one checked configuration, and back into a file."""
+import argparse
+import os
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import yaml
+
+from mobilenetv3.arguments import Parser
+
+DEMO_RECIPE = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
+WEIGHTS = ("ckpt_path", "pretrained", "resume")
+"""The options that say where weights come from."""
+
+
+def parse(parser: Parser, argv: Optional[Sequence[str]] = None) -> Namespace:
+    """Read the command line (sys.argv if None) and the file that its -c names.
+
+    The command line wins over the file, the file over the defaults. A mistake ends the process
+    with status 2 and one sentence on standard error; a setting without effect is told there, too.
+    """
+    try:
+        typed = parser.typed(sys.argv[1:] if argv is None else list(argv))
+        cfg, notes = _resolve(parser, typed)
+    except ValueError as error:
+        parser.error(str(error))
+    if str(os.environ.get("RANK") or getattr(cfg, "dist_rank", 0)) == "0":
+        for note in notes:
+            print(f"{parser.prog}: {note}", file=sys.stderr)
+    return cfg
+
+
+def save(cfg: Namespace, path) -> None:
+    """Write a configuration as YAML that -c reads; all of the file appears, or nothing of it."""
+    options = {name: value for name, value in vars(cfg).items() if name != "config"}
+    header = "# Every option of a run, defaults included. Use it again with -c and this file.\n"
+    if cfg.config:
+        header += f"# It was made from {cfg.config!r} and the command line.\n"
+    body = yaml.safe_dump(options, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    _write_atomically(Path(path), header + body)
+
+
+def _resolve(parser: Parser, typed: Dict[str, Any]) -> Tuple[Namespace, List[str]]:
+    """The checked configuration, and what is to be said about it."""
+    notes = []
+    _merge_data_path(typed)
+    file = typed.get("config", "")
+    if not file and parser.trains and _wants_demo(typed):
+        file = str(DEMO_RECIPE)
+        notes.append(f"no data path: the built-in demo set (handwritten digits), as in {file}")
+    given = read(parser, file) if file else {}
+    if any(typed.get(name) for name in WEIGHTS):
+        # The file's weights are those of another run; they are no addition to the ones typed.
+        given = {name: value for name, value in given.items() if name not in WEIGHTS}
+    defaults = parser.defaults()
+    del defaults["data"]
+    cfg = Namespace(**{**defaults, **given, **typed, "config": file})
+    if cfg.dataset is None:
+        cfg.dataset = "folder" if cfg.data_path else "demo"
+    _check_data(cfg)
+    _check_weights(cfg, parser.trains)
+    if parser.trains:
+        _check_training(cfg)
+        notes += _without_effect(cfg, defaults)
+    return cfg, notes
+
+
+def _merge_data_path(typed: Dict[str, Any]) -> None:
+    """Make one of the two ways to type the data path."""
+    data, data_path = typed.pop("data", None), typed.get("data_path")
+    if data and data_path and data != data_path:
+        raise ValueError(f"two data paths: {data!r} and --data_path {data_path!r}; give one")
+    if data:
+        typed["data_path"] = data
+
+
+def _wants_demo(typed: Dict[str, Any]) -> bool:
+    return not typed.get("data_path") and typed.get("dataset", "demo") == "demo"
+
+
+# ---------------------------------------------------------------------------------- YAML files
+
+
+def read(parser: Parser, path: str) -> Dict[str, Any]:
+    """The options that a YAML file gives, by name, checked against the parser.
+
+    Raises:
+        ValueError: naming the file, the line and the key, what stands there and what should.
+    """
+    options, lines, given = parser.names(), {}, {}
+    for key, value, line in _entries(path):
+        where, name = f"{path}, line {line}", str(key).replace("-", "_")
+        if name in parser.skipped:
+            continue
+        action = options.get(name)
+        if action is None:
+            raise ValueError(f"{where}: unknown key {key!r}{parser.did_you_mean(name)}")
+        if action.dest == "config":
+            raise ValueError(f"{where}: {key}: a configuration file cannot name another")
+        if action.dest in lines:
+            first, at = lines[action.dest]
+            raise ValueError(f"{where}: {key}: given before, as {first} in line {at}; keep one")
+        lines[action.dest] = key, line
+        try:
+            given[action.dest] = _converted(action, value)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{where}: {key}: {error}") from None
+    return given
+
+
+def _converted(action: argparse.Action, value: Any) -> Any:
+    """A YAML value as the option's type has it."""
+    if value is None and action.default is None:
+        return None
+    if not isinstance(action.nargs, int) or action.nargs == 0:
+        return action.type.from_yaml(value)
+    if not isinstance(value, list) or len(value) != action.nargs:
+        raise argparse.ArgumentTypeError(f"expected a list of {action.nargs}, got {value!r}")
+    return [action.type.from_yaml(item) for item in value]
+
+
+def _entries(path: str) -> Iterator[Tuple[Any, Any, int]]:
+    """Key, value and line of every entry of a file that is one flat YAML mapping."""
+    try:
+        with open(path, "rb") as file:
+            loader = yaml.SafeLoader(file.read().decode("utf-8-sig"))
+        root = loader.get_single_node()
+        if root is None or root.tag == "tag:yaml.org,2002:null":
+            return
+        if not isinstance(root, yaml.MappingNode):
+            raise ValueError(f"{path}: expected lines of NAME: VALUE, found a {root.id}")
+        for key, value in root.value:
+            line = key.start_mark.line + 1
+            yield loader.construct_object(key, deep=True), _value(loader, value, path), line
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        raise ValueError(f"{path}{where}: not valid YAML: {problem}") from None
+
+
+def _value(loader: yaml.SafeLoader, node: yaml.Node, path: str) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:  # a date that no calendar has
+        where = f"{path}, line {node.start_mark.line + 1}"
+        raise ValueError(f"{where}: not valid YAML: {error}") from None
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=path.name + ".", dir=str(path.parent))
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner's eyes only
+        os.replace(temporary, str(path))
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+# ------------------------------------------------------------------ what options mean together
+
+
+def _require(condition: Any, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)
+
+
+def _check_data(cfg: Namespace) -> None:
+    _require(
+        cfg.dataset != "demo" or not cfg.data_path,
+        f"--dataset demo is built in; to use {cfg.data_path} add --dataset folder",
+    )
+    layout = f"a folder with {cfg.train_split}/CLASS/*.jpg and {cfg.val_split}/CLASS/*.jpg"
+    if cfg.dataset == "cifar10":
+        layout = "the folder of cifar-10-batches-py, or, with --dataset_download, where it is to be"
+    _require(
+        cfg.dataset == "demo" or cfg.data_path,
+        f"--dataset {cfg.dataset} needs --data_path: {layout}",
+    )
+
+
+def _check_weights(cfg: Namespace, trains: bool) -> None:
+    path = cfg.pretrained
+    _require(
+        not (isinstance(path, str) and os.path.isdir(path)),
+        f"--pretrained {path}: expected a file of weights, and this is a folder; a data path goes "
+        "before the options, or after --data_path",
+    )
+    _require(
+        not (cfg.pretrained and cfg.ckpt_path),
+        "--pretrained and --ckpt_path both name the weights to start from; give one",
+    )
+    if not trains:
+        _require(cfg.pretrained or cfg.ckpt_path, "no weights to score: give --ckpt_path FILE, or "
+                 "--pretrained with --model")
+        _require(cfg.pretrained is not True or cfg.model, "--pretrained takes timm's weights of a "
+                 "model's name: add --model NAME")
+        return
+    _require(
+        not (cfg.resume and (cfg.pretrained or cfg.ckpt_path)),
+        "--resume brings its own weights; leave out --pretrained and --ckpt_path",
+    )
+    _require(
+        cfg.resume != "auto" or cfg.output,
+        "--resume auto takes the newest checkpoint of a run folder: add --output DIR",
+    )
+    _require(
+        not cfg.evaluate or cfg.resume or cfg.ckpt_path or cfg.pretrained,
+        "--evaluate needs weights to score: add --resume FILE, --ckpt_path FILE or --pretrained",
+    )
+
+
+def _check_training(cfg: Namespace) -> None:
+    for name in ("scale", "ratio"):
+        low, high = getattr(cfg, name)
+        _require(low <= high, f"--{name} {low} {high}: expected the lower number first")
+    _require(
+        not (cfg.mixup or cfg.cutmix) or cfg.batch_size % 2 == 0,
+        f"--batch_size {cfg.batch_size}: Mixup and CutMix mix images in pairs; give an even number",
+    )
+    _require(
+        cfg.min_lr <= cfg.lr, f"--min_lr {cfg.min_lr:g} is above --lr {cfg.lr:g}, where the "
+        "schedule starts",
+    )
+    _require(
+        cfg.warmup_epochs <= cfg.epochs,
+        f"--warmup_epochs {cfg.warmup_epochs} is more than --epochs {cfg.epochs}",
+    )
+    _require(
+        (cfg.start_epoch or 0) < cfg.epochs,
+        f"--start_epoch {cfg.start_epoch} leaves nothing to train: epochs count from 0 and "
+        f"--epochs is {cfg.epochs}",
+    )
+
+
+# Settings that another one makes meaningless: names, when, and how a note explains it.
+_IGNORED = (
+    (("decay_epochs", "decay_rate"), lambda c: c.sched == "cosine", "with --sched cosine"),
+    (("min_lr", "cooldown_epochs"), lambda c: c.sched == "step", "with --sched step"),
+    (("warmup_lr",), lambda c: not c.warmup_epochs, "without --warmup_epochs"),
+    (("momentum",), lambda c: c.opt in ("adamw", "lamb"), "with adamw and lamb"),
+    (("opt_betas",), lambda c: c.opt not in ("adamw", "lamb"), "but with adamw and lamb"),
+    (("opt_eps",), lambda c: c.opt in ("sgd", "momentum", "nesterov"), "with SGD"),
+    (("clip_mode",), lambda c: c.clip_grad is None, "without --clip_grad"),
+    (("model_ema_decay",), lambda c: not c.model_ema, "without --model_ema"),
+    (("apex_opt_level", "loss_scale_value", "amp_dtype"), lambda c: not c.apex, "without --apex"),
+    (("mixup_prob", "mixup_mode", "mixup_off_epoch"), lambda c: not (c.mixup or c.cutmix),
+     "without --mixup or --cutmix"),
+    (("mixup_switch_prob",), lambda c: not (c.mixup and c.cutmix), "without --mixup and --cutmix"),
+    (("remode", "recount"), lambda c: not c.reprob, "without --reprob"),
+    (("color_jitter",), lambda c: c.aa and "3a" not in c.aa, "with --aa, which has its own"),
+    (("scale", "ratio", "hflip", "vflip", "color_jitter", "aa"), lambda c: c.no_aug,
+     "with --no_aug"),
+    (("dataset_download",), lambda c: c.dataset != "cifar10", "but with --dataset cifar10"),
+    (("start_epoch",), lambda c: c.resume not in ("", "auto"), "with --resume, which knows it"),
+)
+
+
+def _without_effect(cfg: Namespace, defaults: Dict[str, Any]) -> List[str]:
+    """A note for each setting that differs from its default to no avail."""
+    return [
+        f"--{name} has no effect {why}"
+        for names, applies, why in _IGNORED if applies(cfg)
+        for name in names if getattr(cfg, name) != defaults[name]
+    ]

@@ -1,0 +1,203 @@
+"""The lines of a training log: one template a line, used both to write it and to read it back.
+
+The train line keeps the whitespace-separated positions that parsers of Ascend ModelZoo's logs cut
+out: $4 step time, $7 img/s, $9 running FPS, $11 data time, $14 loss, $17 Acc@1, $20 Acc@5. What has
+been added (LR) stands last. Numbers are never padded, because padding moves fields.
+"""
+
+import json
+import re
+import string
+from typing import Any, Dict, NamedTuple, Optional, Union
+
+_NUMBER = r"[-+]?(?:nan|inf|\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
+
+
+class _Template:
+    """A format string and the regular expression that reads what it wrote.
+
+    `{name:d}` is read back as int, `{name:.3f}` and the like as float, a bare `{name}` as text.
+    """
+
+    def __init__(self, text: str):
+        self.text = text
+        self.types: Dict[str, type] = {}
+        pattern = ""
+        for literal, name, spec, _ in string.Formatter().parse(text):
+            pattern += re.escape(literal)
+            if name is None:
+                continue
+            self.types[name] = str if not spec else int if spec == "d" else float
+            body = {str: ".*", int: r"-?\d+", float: _NUMBER}[self.types[name]]
+            pattern += f"(?P<{name}>{body})"
+        self.regex = re.compile(pattern)
+
+    def write(self, record: Any) -> str:
+        return self.text.format(**record._asdict())
+
+    def read(self, line: str) -> Optional[Dict[str, Any]]:
+        match = self.regex.fullmatch(line)
+        if match is None:
+            return None
+        return {name: kind(match[name]) for name, kind in self.types.items()}
+
+
+_TRAIN = _Template(
+    "Epoch: [{epoch:d}][{step:d}/{steps:d}]\tTime {time:.3f} ({time_avg:.3f})\timg/s {rate:.3f}"
+    "\tAvg {fps:.3f}\tData {data:.3f} ({data_avg:.3f})\tLoss {loss:.4f} ({loss_avg:.4f})"
+    "\tAcc@1 {acc1:.3f} ({acc1_avg:.3f})\tAcc@5 {acc5:.3f} ({acc5_avg:.3f})\tLR {lr:.8g}"
+)
+_TEST = _Template(
+    "Test: [{step:d}/{steps:d}]\tTime {time:.3f} ({time_avg:.3f})\tLoss {loss:.4f} ({loss_avg:.4f})"
+    "\tAcc@1 {acc1:.3f} ({acc1_avg:.3f})\tAcc@5 {acc5:.3f} ({acc5_avg:.3f})"
+)
+_ACCURACY = _Template(" * Acc@1 {acc1:.3f} Acc@5 {acc5:.3f}")
+# Must not be found by `grep " * Acc@1"`, whose ` *` also means "any number of spaces".
+_LIVE = _Template(" * Live@1 {acc1:.3f} Live@5 {acc5:.3f} (weights not averaged)")
+_THROUGHPUT = _Template(" * FPS@all {fps:.3f}")
+_BEST = _Template("=> best Acc@1 {acc1:.3f} (epoch {epoch:d}), weights: {path}")
+_RUN_PREFIX = "=> run "
+
+
+class TrainLine(NamedTuple):
+    """One printed training step. Pairs are (this step, mean of the epoch so far)."""
+
+    epoch: int  # from 0
+    step: int  # within the epoch, from 0
+    steps: int  # steps in the epoch
+    time: float  # seconds a step
+    time_avg: float
+    rate: float  # images/s of this step, all ranks
+    fps: float  # images/s of the run so far over the counted steps, all ranks
+    data: float  # seconds waited for data
+    data_avg: float
+    loss: float
+    loss_avg: float
+    acc1: float  # percent
+    acc1_avg: float
+    acc5: float
+    acc5_avg: float
+    lr: float
+
+    def line(self) -> str:
+        return _TRAIN.write(self)
+
+
+class TestLine(NamedTuple):
+    """One printed validation step; the same units as TrainLine."""
+
+    step: int
+    steps: int
+    time: float
+    time_avg: float
+    loss: float
+    loss_avg: float
+    acc1: float
+    acc1_avg: float
+    acc5: float
+    acc5_avg: float
+
+    __test__ = False  # the name looks like a test class to pytest
+
+    def line(self) -> str:
+        return _TEST.write(self)
+
+
+class Accuracy(NamedTuple):
+    """Validation accuracy in percent, over every image once.
+
+    `weights` is "" for the weights that count (with EMA: the averaged ones) and "live" for the
+    un-averaged ones that an EMA run scores as well.
+    """
+
+    acc1: float
+    acc5: float
+    weights: str = ""
+
+    def line(self) -> str:
+        if self.weights not in ("", "live"):
+            raise ValueError(f"weights is {self.weights!r}, expected '' or 'live'")
+        return (_LIVE if self.weights else _ACCURACY).write(self)
+
+
+class Throughput(NamedTuple):
+    """Training images per second of the run so far, all ranks, warm-up steps left out."""
+
+    fps: float
+
+    def line(self) -> str:
+        return _THROUGHPUT.write(self)
+
+
+class Run(NamedTuple):
+    """What is being run: written once near the top of a log, read for the result table."""
+
+    model: str  # canonical model name
+    data: str  # the table's data column, such as "demo: UCI digits"
+    device: str  # cpu, cuda, npu
+    ranks: int
+    batch_size: int  # images a step, all ranks
+    epochs: int  # asked for
+    amp: str  # such as "O0" or "O2 float16"
+    torch: str  # version
+    img_size: int  # pixels
+    fps_warmup: int  # steps left out of FPS
+
+    def line(self) -> str:
+        return _RUN_PREFIX + json.dumps(self._asdict())
+
+
+class Best(NamedTuple):
+    """The best validation accuracy of the run and the file that holds its weights."""
+
+    acc1: float
+    epoch: int
+    path: str
+
+    def line(self) -> str:
+        # A plain path can be copied out of the log; one that would break the line is a JSON string.
+        plain = self.path.isprintable() and self.path == self.path.strip()
+        if not plain or self.path.startswith('"'):
+            return _BEST.write(self._replace(path=json.dumps(self.path)))
+        return _BEST.write(self)
+
+
+Record = Union[TrainLine, TestLine, Accuracy, Throughput, Run, Best]
+
+
+def _parse_run(line: str) -> Optional[Run]:
+    try:
+        fields = json.loads(line[len(_RUN_PREFIX) :])
+        return Run(**{name: fields[name] for name in Run._fields})
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _parse_best(line: str) -> Optional[Best]:
+    fields = _BEST.read(line)
+    if fields is None:
+        return None
+    if fields["path"].startswith('"'):
+        try:
+            fields["path"] = json.loads(fields["path"])
+        except ValueError:
+            return None
+    return Best(**fields)
+
+
+def parse(line: str) -> Optional[Record]:
+    """Read one log line back; None for every line that this module did not write."""
+    line = line.rstrip("\r\n")
+    if line.startswith(_RUN_PREFIX):
+        return _parse_run(line)
+    if line.startswith("=> best "):
+        return _parse_best(line)
+    for kind, template in ((TrainLine, _TRAIN), (TestLine, _TEST), (Throughput, _THROUGHPUT)):
+        fields = template.read(line)
+        if fields is not None:
+            return kind(**fields)
+    for weights, template in (("", _ACCURACY), ("live", _LIVE)):
+        fields = template.read(line)
+        if fields is not None:
+            return Accuracy(weights=weights, **fields)
+    return None

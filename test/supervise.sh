@@ -1,0 +1,178 @@
+# shellcheck shell=bash
+# Runs ranks to their end, whatever that is; sourced by common.sh.
+#
+# A folder `state` connects this process with rank.sh, one per rank, which torch's launcher starts:
+#   pid.<rank>   process id of a running rank
+#   failed       "rank status card" of ranks that failed by themselves, in the order of failing
+#   stopping     there when the ranks are being stopped
+#   live         pipe with rank 0's output
+
+# shellcheck disable=SC2154 # ranks, cards, suffix, run_dir, root, caller: see common.sh
+
+stop_seconds=${MNV3_STOP_SECONDS:-10}           # from the wish to end to SIGKILL, after a failure
+interrupt_seconds=${MNV3_INTERRUPT_SECONDS:-60} # the same after a signal: time for a checkpoint
+interrupted=""
+launcher=""
+
+# supervise COMMAND...: run it (one rank, or a launcher) until nothing of it is left. Comes back only
+# if all ranks succeeded; otherwise says which failed first and exits with its status.
+supervise() {
+    local log=$run_dir/train_${cards[0]}.log display name status=0
+    start_state
+    mkfifo -- "$state/live"
+    for name in HUP INT TERM; do
+        # shellcheck disable=SC2064 # the name of now is meant
+        trap "interrupt $name" "$name"
+    done
+    # Ctrl-C reaches the foreground process group, that is this script alone; it passes it on.
+    set -m
+    (trap '' PIPE && exec tee -a -- "$log" <"$state/live") &
+    display=$!
+    # Not in the caller's folder: a random.py there would be taken for Python's.
+    (cd -- "$root" && exec "$@") >"$state/launcher.log" 2>&1 </dev/null &
+    launcher=$!
+    set +m
+    watch
+    if is_alive "$launcher"; then
+        status=1 # not even SIGKILL ended it
+    else
+        wait "$launcher" || status=$?
+    fi
+    drain "$display"
+    conclude "$status"
+    trap - HUP INT TERM
+}
+
+start_state() {
+    state=$(mktemp -d "${TMPDIR:-/tmp}/mobilenetv3.XXXXXXXX")
+    trap 'rm -rf -- "$state"' EXIT
+    export MNV3_STATE=$state MNV3_OUTPUT=$output_root MNV3_SUFFIX=$suffix MNV3_CALLER=$caller
+    export PYTHONUNBUFFERED=1
+    unset MNV3_CARD
+    ((ranks > 1)) || export MNV3_CARD=${cards[0]}
+}
+
+# watch: until launcher and ranks are gone. After a failure torch's launcher itself takes up to 30 s
+# and leaves behind what does not listen, so the ranks are stopped from here.
+watch() {
+    deadline=$((1 << 62))
+    while is_alive "$launcher" || is_any_rank_alive; do
+        pause 0.2
+        if [[ ! -e $state/stopping ]]; then
+            if [[ -s $state/failed ]]; then
+                # The record of a killed rank may come in after those of the peers who noticed.
+                ((ranks == 1)) || pause 1
+                stop_ranks TERM "$stop_seconds"
+            elif ! is_alive "$launcher" && is_any_rank_alive; then
+                stop_ranks TERM "$stop_seconds"
+            fi
+        fi
+        if ((SECONDS >= deadline)); then
+            kill_ranks
+            ((SECONDS < deadline + 3)) || kill -KILL -- "-$launcher" 2>/dev/null || true
+        fi
+        ((SECONDS < deadline + 10)) || break
+    done
+}
+
+pause() {
+    sleep "$1" &
+    wait "$!" || true # a signal is dealt with at once, not after the sleep
+}
+
+# interrupt NAME: the first signal asks the ranks to end, the second makes them.
+interrupt() {
+    if [[ -z $interrupted ]]; then
+        interrupted=$1
+        say "SIG$1: stopping the run; once more stops it at once" >&2
+        stop_ranks "$1" "$interrupt_seconds"
+    else
+        deadline=$SECONDS
+        kill_ranks
+    fi
+}
+
+# stop_ranks SIGNAL SECONDS: ask all ranks to end, and give them that long.
+stop_ranks() {
+    local pid
+    : >"$state/stopping"
+    deadline=$((SECONDS + $2))
+    is_any_rank_alive || kill -s TERM "$launcher" 2>/dev/null || true # still starting
+    for pid in $(rank_pids); do
+        kill -s "$1" "$pid" 2>/dev/null || true
+    done
+}
+
+rank_pids() { cat -- "$state"/pid.* 2>/dev/null || true; }
+
+kill_ranks() {
+    local pid
+    for pid in $(rank_pids); do
+        kill -KILL -- "-$pid" 2>/dev/null || true
+    done
+}
+
+is_any_rank_alive() {
+    local pid
+    for pid in $(rank_pids); do
+        ! is_alive "$pid" || return 0
+    done
+    return 1
+}
+
+# is_alive PID: it runs; one that ended and was not collected by its parent does not.
+is_alive() {
+    local stat=""
+    kill -0 "$1" 2>/dev/null || return
+    read -r stat 2>/dev/null <"/proc/$1/stat" || return 0
+    [[ ${stat##*) } != Z* ]]
+}
+
+# drain PID: wait for the display to have shown everything; a pipe that an orphan holds does not end.
+drain() {
+    local end=$((SECONDS + 3))
+    : <>"$state/live" # ends the wait for a rank 0 that never came
+    while is_alive "$1" && ((SECONDS < end)); do
+        pause 0.05
+    done
+    kill "$1" 2>/dev/null || true
+}
+
+# conclude STATUS: come back only from a run whose ranks all succeeded.
+conclude() {
+    local rank status card log="$output_root/${cards[0]}$suffix/train_${cards[0]}.log"
+    if [[ -n $interrupted ]]; then
+        die $((128 + $(kill -l "$interrupted"))) "interrupted by SIG$interrupted; log: $log"
+    elif [[ -s $state/failed ]]; then
+        read -r rank status card < <(first_failure)
+        log=$output_root/$card$suffix/train_$card.log
+        if ((ranks == 1)); then
+            die "$status" "the run $(describe "$status"); log: $log"
+        fi
+        ((rank == 0)) || {
+            printf '\n---- last lines of rank %s ----\n' "$rank"
+            tail -n 20 -- "$log"
+        } >&2
+        die "$status" "rank $rank failed first: it $(describe "$status"); its log: $log"
+    elif (($1)); then
+        tail -n 20 -- "$state/launcher.log" >&2
+        die "$1" "the launcher of the ranks $(describe "$1"); log: $log"
+    fi
+}
+
+# first_failure: the rank that began it. The peers of a rank that was killed (by hand, for lack of
+# memory, by a fault in a library) fail a moment later, and may be recorded before it.
+first_failure() {
+    grep -m 1 -E '^[0-9]+ (132|135|136|137|139) ' -- "$state/failed" || head -n 1 -- "$state/failed"
+}
+
+# describe STATUS
+describe() {
+    if (($1 == 137)); then
+        printf 'was killed by SIGKILL (if nobody did, memory ran out)'
+    elif (($1 > 128)) && kill -l $(($1 - 128)) >/dev/null 2>&1; then
+        printf 'was ended by SIG%s' "$(kill -l $(($1 - 128)))"
+    else
+        printf 'failed with exit status %s' "$1"
+    fi
+}
