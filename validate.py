@@ -2,7 +2,7 @@
 """Score weights on a validation set: every image once, whatever the number of ranks.
 
     python validate.py DIR --ckpt_path output/RUN/model_best.pth.tar
-    torchrun --nproc_per_node=8 validate.py DIR --ckpt_path FILE       # eight cards share the images
+    torchrun --nproc_per_node=8 validate.py DIR --ckpt_path FILE     # eight cards share the images
 
 A checkpoint of train.py says which model it holds and how its images were prepared; options given
 here win over it.
@@ -74,7 +74,8 @@ def main(cfg):
         model, run.progress(loader, "validation"), precision, cfg.print_freq, run.log
     )
     seconds = time.time() - started
-    run.log(f"=> {score.images} images, loss {score.loss:.4f}, {score.images / seconds:.1f} images/s")
+    rate = score.images / seconds
+    run.log(f"=> {score.images} images, loss {score.loss:.4f}, {rate:.1f} images/s")
     run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
     run.metrics(epoch=(state.get("epoch") or 0), val_acc1=score.acc1, val_acc5=score.acc5,
                 val_loss=score.loss, val_images=score.images, seconds=seconds)

@@ -7,50 +7,15 @@ import collections
 import inspect
 import os
 import pickle
-import tempfile
 import types
-from pathlib import Path
-from typing import Any, Callable, Dict, Union
+from typing import Any, Dict
 
 import torch
 
+from mobilenetv3.files import PathLike, write_atomically
+
 LAST = "checkpoint.pth.tar"
 BEST = "model_best.pth.tar"
-
-PathLike = Union[str, Path]
-
-
-def write_atomically(path: PathLike, write: Callable[[Any], None]) -> None:
-    """Write a file through `write(binary_file)` so that `path` always holds a complete one.
-
-    The bytes reach the disk under a temporary name in the same folder before they take the name
-    over; a crash at any moment leaves the old file or the new one.
-    """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix="." + path.name + ".", dir=str(path.parent))
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, str(path))
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    folder = os.open(str(path.parent), os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself must survive a power cut, too
-    finally:
-        os.close(folder)
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
 
 def save(path: PathLike, state: Dict[str, Any]) -> None:
     """Write a checkpoint atomically."""

@@ -2,7 +2,6 @@
 import argparse
 import os
 import sys
-import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -10,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import yaml
 
 from mobilenetv3.arguments import Parser
+from mobilenetv3.files import write_atomically
 
 DEMO_RECIPE = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
 WEIGHTS = ("ckpt_path", "pretrained", "resume")
@@ -40,7 +40,7 @@ def save(cfg: Namespace, path) -> None:
     if cfg.config:
         header += f"# It was made from {cfg.config!r} and the command line.\n"
     body = yaml.safe_dump(options, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    _write_atomically(Path(path), header + body)
+    write_atomically(path, lambda file: file.write((header + body).encode("utf-8")))
 
 
 def _resolve(parser: Parser, typed: Dict[str, Any]) -> Tuple[Namespace, List[str]]:
@@ -152,20 +152,6 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, path: str) -> Any:
     except ValueError as error:  # a date that no calendar has
         where = f"{path}, line {node.start_mark.line + 1}"
         raise ValueError(f"{where}: not valid YAML: {error}") from None
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=path.name + ".", dir=str(path.parent))
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner's eyes only
-        os.replace(temporary, str(path))
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 # ------------------------------------------------------------------ what options mean together

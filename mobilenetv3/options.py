@@ -241,7 +241,8 @@ def _device(parser):
         help="factor of the loss: dynamic, or a fixed number; with --apex (default: dynamic for O1 "
              "and O2 in float16, else 1)")
     add("--amp_dtype", type=Choice("float16", "bfloat16"), metavar="TYPE",
-        help="half precision of --apex: float16 or bfloat16 (default: float16, on the CPU bfloat16)")
+        help="half precision of --apex: float16 or bfloat16 (default: float16; on the CPU "
+             "bfloat16)")
     add("--channels_last", action=Flag, help="keep images and weights in NHWC order")
 
 

@@ -9,6 +9,7 @@ from typing import Iterable, Optional
 from tqdm import tqdm
 
 from mobilenetv3 import checkpoint
+from mobilenetv3.files import write_atomically
 
 CONFIG, LOG, METRICS = "config.yaml", "train.log", "metrics.jsonl"
 
@@ -119,7 +120,7 @@ class RunFolder:
             return
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = "".join(line for line in lines if _epoch_of(line) < keep_epochs)
-        checkpoint.write_atomically(path, lambda file: file.write(kept.encode("utf-8")))
+        write_atomically(path, lambda file: file.write(kept.encode("utf-8")))
 
 
 def _epoch_of(line: str) -> float:

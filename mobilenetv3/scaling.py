@@ -1,8 +1,8 @@
 """Loss scaling: keeps small float16 gradients from becoming zero.
 
-The path of the scale is Apex's (its apex/amp/scaler.py): start at 2**16; on overflow skip the update
-and halve; after 2,000 updates without overflow double, up to 2**24. Beyond Apex there is a floor,
-and an end to a run that only overflows.
+The path of the scale is Apex's (its apex/amp/scaler.py): start at 2**16; on overflow skip the
+update and halve; after 2,000 updates without overflow double, up to 2**24. Beyond Apex there is a
+floor, and an end to a run that only overflows.
 """
 import math
 from typing import Callable, Dict, List, Optional, Union
@@ -12,7 +12,7 @@ import torch
 INIT_SCALE, MAX_SCALE, MIN_SCALE = 2.0**16, 2.0**24, 1.0
 GROWTH_INTERVAL = 2000
 MAX_SKIPS = 50
-"""Updates skipped in a row after which the run is given up: 2**16 has long come down to the floor."""
+"""Updates skipped in a row that end a run; 17 bring 2**16 down to the floor."""
 
 
 class Overflow(RuntimeError):
@@ -54,8 +54,8 @@ class DynamicScaler:
     The host reads one number an update, whatever the number of parameters, to know whether to skip.
 
     Args:
-        overflow_flag: None on devices that make inf and NaN. A saturating device has a flag instead:
-            an object with clear() and read() -> bool, true on every rank if set on any.
+        overflow_flag: None on devices that make inf and NaN. A saturating device has a flag
+            instead: an object with clear() and read() -> bool, true on all ranks if set on any.
     """
 
     def __init__(self, overflow_flag=None):

@@ -47,8 +47,8 @@ def script(environment):
     def run(name, *arguments, timeout=300, cwd=None, **variables):
         return Result(subprocess.run(
             [sys.executable, str(ROOT / name), *map(str, arguments)], cwd=str(cwd or ROOT.parent),
-            env=dict(environment, **variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            universal_newlines=True, timeout=timeout,
+            env=dict(environment, **variables), capture_output=True,
+            text=True, timeout=timeout,
         ))
     return run
 
@@ -67,8 +67,8 @@ def launched(environment):
         return Result(subprocess.run(
             [sys.executable, "-m", launcher[0], *launcher[1:], f"--nproc_per_node={ranks}",
              str(ROOT / name), *map(str, arguments)],
-            cwd=str(ROOT.parent), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            universal_newlines=True, timeout=timeout,
+            cwd=str(ROOT.parent), env=environment, capture_output=True,
+            text=True, timeout=timeout,
         ))
     return run
 

@@ -50,7 +50,8 @@ def test_eight_ranks_train_each_with_its_own_log(tree):
 
 
 def test_a_killed_rank_ends_the_run_and_is_named(tree):
-    process = tree.start("train_performance_8p.sh", OMP_NUM_THREADS="3", MNV3_STOP_SECONDS="3", STUB=(
+    process = tree.start("train_performance_8p.sh", OMP_NUM_THREADS="3", MNV3_STOP_SECONDS="3",
+                         STUB=(
         "print('words of rank', rank, flush=True); hang(deaf=[signal.SIGTERM])"))
     pids = tree.wait_for_ranks(8)
     assert tree.call()["env"]["OMP_NUM_THREADS"] == "3"  # the user's

@@ -5,7 +5,7 @@ import stat
 import pytest
 import torch
 
-from mobilenetv3 import checkpoint
+from mobilenetv3 import checkpoint, files
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -27,7 +27,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.write_atomically(path, fails)
+        files.write_atomically(path, fails)
     assert checkpoint.load(path) == {"epoch": 1}
     assert os.listdir(str(tmp_path)) == ["checkpoint.pth.tar"]
 

@@ -112,7 +112,7 @@ def test_o0_is_plain_training():
 
 @needs_half_on_cpu
 def test_masters_keep_updates_too_small_for_half_weights():
-    # 1 + 2**-12 rounds to 1 in float16: sixteen such steps move a master by 2**-8, and nothing else.
+    # 1 + 2**-12 rounds to 1 in float16: sixteen steps move a master by 2**-8.
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -139,7 +139,7 @@ def test_gradients_between_1e_minus_10_and_1e_minus_5_survive_at_scale_65536():
     optimizer.step = lambda: seen.append(optimizer.param_groups[0]["params"][0].grad.clone())
     precision.step(optimizer)
     assert int((seen[0] == 0).sum()) == 0
-    # Scaled, the smallest is 6.6e-6: a subnormal float16, of steps of 6e-8, so half a step is 0.5 %.
+    # Scaled, the smallest is 6.6e-6: a subnormal float16. Half a step of 6e-8 is 0.5 % of it.
     assert ((seen[0][0] - true).abs() / true).max().item() < 0.006
 
 
@@ -148,7 +148,8 @@ def test_overflow_skips_the_update_and_halves_the_scale():
     model, optimizer, precision = setup("O2")
     before = {name: value.clone() for name, value in precision.model_state(model).items()}
     images, targets = batch()
-    precision.backward(nn.functional.cross_entropy(precision.forward(model.eval(), images), targets))
+    output = precision.forward(model.eval(), images)
+    precision.backward(nn.functional.cross_entropy(output, targets))
     next(model.parameters()).grad.view(-1)[0] = math.inf
     precision.step(optimizer)
     assert precision.scaler.scale == 32768.0
