@@ -124,6 +124,12 @@ def build_data(cfg, device, who):
     from mobilenetv3 import data, dist
 
     share = dist.per_rank_batch(cfg.batch_size, who.world)
+    mixes = cfg.mixup > 0 or cfg.cutmix > 0
+    if mixes and share % 2:
+        raise ValueError(
+            f"--batch_size {cfg.batch_size} gives each of {who.world} ranks {share} images; Mixup "
+            f"and CutMix mix them in pairs: use a multiple of {2 * who.world}"
+        )
     train_set = data.open_source(
         cfg.dataset, cfg.data_path, cfg.train_split, cfg.val_split, cfg.dataset_download
     )
@@ -150,15 +156,15 @@ def build_data(cfg, device, who):
         ),
         erase=RandomErasing(
             cfg.reprob, mode=cfg.remode, max_count=cfg.recount, device=device.torch_device
-        ) if cfg.reprob else None,
+        ) if cfg.reprob and not cfg.no_aug else None,
         mixup=Mixup(
             cfg.mixup, cfg.cutmix, prob=cfg.mixup_prob, switch_prob=cfg.mixup_switch_prob,
             mode=cfg.mixup_mode, label_smoothing=cfg.smoothing, num_classes=classes,
-        ) if cfg.mixup or cfg.cutmix else None,
+        ) if mixes else None,
         mixup_off_epoch=cfg.mixup_off_epoch, **common,
     )
     val_loader = data.val_loader(
-        val_set, device, batch_size=cfg.val_batch_size or share,
+        val_set, device, batch_size=max(1, (cfg.val_batch_size or cfg.batch_size) // who.world),
         transform=data.val_transform(cfg.img_size, cfg.crop_pct, cfg.interpolation), **common,
     )
     return train_loader, val_loader, train_set

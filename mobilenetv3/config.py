@@ -246,7 +246,7 @@ _IGNORED = (
     (("mixup_switch_prob",), lambda c: not (c.mixup and c.cutmix), "without --mixup and --cutmix"),
     (("remode", "recount"), lambda c: not c.reprob, "without --reprob"),
     (("color_jitter",), lambda c: c.aa and "3a" not in c.aa, "with --aa, which has its own"),
-    (("scale", "ratio", "hflip", "vflip", "color_jitter", "aa"), lambda c: c.no_aug,
+    (("scale", "ratio", "hflip", "vflip", "color_jitter", "aa", "reprob"), lambda c: c.no_aug,
      "with --no_aug"),
     (("dataset_download",), lambda c: c.dataset != "cifar10", "but with --dataset cifar10"),
     (("start_epoch",), lambda c: c.resume not in ("", "auto"), "with --resume, which knows it"),

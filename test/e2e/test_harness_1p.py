@@ -182,6 +182,13 @@ def test_the_flag_wins_over_the_variable_for_the_device(tree, flag, variable, us
     assert (f"ASCEND_DEVICE_ID={variable} is ignored" in done.stdout) == disagree
 
 
+def test_threads_wait_without_spinning_unless_the_user_wants_it(tree):
+    tree.run("train_full_1p.sh", OMP_WAIT_POLICY=None)
+    assert tree.call()["env"]["OMP_WAIT_POLICY"] == "PASSIVE"
+    tree.run("train_full_1p.sh", OMP_WAIT_POLICY="ACTIVE")
+    assert tree.call()["env"]["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_a_single_rank_does_not_join_the_job_around_it(tree):
     tree.run("train_full_1p.sh", RANK="3", WORLD_SIZE="4", LOCAL_RANK="3")
     assert tree.call()["env"].get("WORLD_SIZE") is None
