@@ -27,7 +27,7 @@ def main(cfg):
     who = dist.ranks(cfg.distributed, cfg.world_size, cfg.dist_rank, cfg.dist_url)
     card, note = devices.card_index(cfg.device_id, who.local_rank if who.world > 1 else None)
     device = devices.select(cfg.device, card)
-    dist.init(who, device, cfg.dist_backend)
+    dist.init(who, device, cfg.dist_backend, cfg.dist_timeout)
 
     # Data.
     train_loader, val_loader, source = build_data(cfg, device, who)
@@ -39,8 +39,9 @@ def main(cfg):
     model = models.create_model(cfg.model, **model_options(cfg, len(source.classes)))
     load_start(model, cfg.ckpt_path, cfg.pretrained)
     model = model.to(device.torch_device, memory_format=memory_format(cfg))
+    lr = cfg.lr * cfg.batch_size / cfg.scale_lr if cfg.scale_lr else cfg.lr
     optimizer = optim.create_optimizer(
-        model, cfg.opt, cfg.lr, cfg.momentum, cfg.weight_decay, cfg.opt_eps, cfg.opt_betas,
+        model, cfg.opt, lr, cfg.momentum, cfg.weight_decay, cfg.opt_eps, cfg.opt_betas,
         cfg.filter_bias_and_bn,
     )
     schedule = optim.Schedule(
@@ -49,6 +50,8 @@ def main(cfg):
         cfg.cooldown_epochs, cfg.sched_on_updates,
     )
     ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay)
+    if cfg.sync_bn and who.world > 1:
+        model = dist.sync_batchnorm(model, device)
     precision = precisions.create_precision(
         cfg.apex_opt_level if cfg.apex else "O0", device, cfg.amp_dtype, cfg.loss_scale_value,
         cfg.clip_grad, cfg.clip_mode,
@@ -71,6 +74,8 @@ def main(cfg):
         batch_size=cfg.batch_size, epochs=cfg.epochs, amp=precision.amp_type,
         torch=torch.__version__, img_size=cfg.img_size, fps_warmup=clock.warmup,
     ).line())
+    if cfg.scale_lr:
+        run.log(f"=> learning rate {lr:g}: --lr {cfg.lr:g} x {cfg.batch_size} / {cfg.scale_lr}")
     for line in filter(None, (note, describe_start(cfg, resume, epoch))):
         run.log(line)
 
@@ -98,7 +103,7 @@ def main(cfg):
             run.log(logfmt.Throughput(clock.fps).line())
         is_best = False
         if not cfg.skip_validation:
-            dist.broadcast_buffers(model)
+            dist.sync_buffers(model, cfg.dist_bn)
             acc1 = validate(model, ema, val_loader, precision, cfg.print_freq, run, record)
             is_best = best is None or acc1 > best["acc1"]
             best = {"acc1": acc1, "epoch": epoch} if is_best else best

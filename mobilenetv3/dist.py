@@ -114,15 +114,34 @@ def barrier() -> None:
         td.barrier()
 
 
-def broadcast_buffers(model: nn.Module) -> None:
-    """Give every rank rank 0's buffers.
+def sync_buffers(model: nn.Module, how: str = "broadcast") -> None:
+    """Give every rank the same buffers.
 
     Each rank updates BatchNorm's running statistics from its own batches, so before an evaluation
     that is split over the ranks they must be made one model: the one that rank 0 saves.
+
+    Args:
+        how: "broadcast" takes rank 0's, "reduce" the mean over the ranks.
     """
-    if is_parallel():
-        for buffer in model.buffers():
+    if not is_parallel():
+        return
+    for buffer in model.buffers():
+        if how == "reduce" and buffer.is_floating_point():
+            td.all_reduce(buffer)
+            buffer.div_(td.get_world_size())
+        else:
             td.broadcast(buffer, 0)
+
+
+def sync_batchnorm(model: nn.Module, device: Device) -> nn.Module:
+    """The model with BatchNorm over all ranks' images; parameters keep their identity.
+
+    Raises:
+        ValueError: on the CPU, for which PyTorch has no such BatchNorm.
+    """
+    if device.module is None:
+        raise ValueError("--sync_bn needs cards: PyTorch has no SyncBatchNorm for the CPU")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def per_rank_batch(batch_size: int, world: int) -> int:

@@ -184,6 +184,9 @@ def _optimizer(parser):
              "with momentum; or rmsprop, rmsproptf, adamw, lamb")
     add("--lr", "--learning_rate", type=POSITIVE, default=0.1,
         help="learning rate, for the batch size as given")
+    add("--scale_lr", metavar="IMAGES", type=POSITIVE_INT,
+        help="read --lr as the rate for a batch of so many images, and scale it in proportion to "
+             "--batch_size (default: never changed)")
     add("--momentum", type=BELOW_ONE, default=0.9, help="of SGD and RMSprop")
     add("--weight_decay", "--wd", type=NOT_NEGATIVE, default=1e-4, help="weight decay")
     add("--opt_eps", type=POSITIVE, help="the optimizer's epsilon (default: its own)")
@@ -257,6 +260,12 @@ def _distributed(parser):
         help="collective library (default: hccl, nccl or gloo, as the device needs)")
     add("--dist_rank", metavar="RANK", type=COUNT, default=0,
         help="number of this rank, where each is started by hand")
+    add("--dist_timeout", metavar="SECONDS", type=POSITIVE_INT, default=1800,
+        help="how long a rank waits for the others before it gives up")
+    add("--sync_bn", action=Flag,
+        help="BatchNorm over the images of all ranks, not of each alone; needs cards")
+    add("--dist_bn", type=Choice("broadcast", "reduce"), default="broadcast",
+        help="running statistics that are scored and saved: rank 0's, or the mean of all ranks'")
 
 
 def _run(parser):

@@ -83,4 +83,5 @@ def metrics():
 
 
 # A run of a second an epoch: 22 steps of 64 digits at 32x32.
-QUICK = ("--device", "cpu", "--img_size", 32, "--workers", 0, "--no_aug", "--warmup_epochs", 0)
+QUICK = ("--device", "cpu", "--img_size", 32, "--batch_size", 64, "--workers", 0, "--no_aug",
+         "--warmup_epochs", 0)
