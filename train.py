@@ -25,7 +25,7 @@ def main(cfg):
 
     # Device, then ranks: the device is bound before the process group starts.
     who = dist.ranks(cfg.distributed, cfg.world_size, cfg.dist_rank, cfg.dist_url)
-    card, note = devices.card_index(cfg.device_id, who.local_rank if who.world > 1 else None)
+    card, note = devices.card_index(cfg.device_id, who.card)
     device = devices.select(cfg.device, card)
     dist.init(who, device, cfg.dist_backend, cfg.dist_timeout)
 
@@ -54,7 +54,7 @@ def main(cfg):
         model = dist.sync_batchnorm(model, device)
     precision = precisions.create_precision(
         cfg.apex_opt_level if cfg.apex else "O0", device, cfg.amp_dtype, cfg.loss_scale_value,
-        cfg.clip_grad, cfg.clip_mode,
+        cfg.clip_grad, cfg.clip_mode, devices.overflow_flag(device, dist.all_reduce_sum),
     )
     precision.prepare(model, optimizer)  # after the average, which is kept in float32
     parallel = dist.wrap(model, device, who)
@@ -76,7 +76,7 @@ def main(cfg):
     ).line())
     if cfg.scale_lr:
         run.log(f"=> learning rate {lr:g}: --lr {cfg.lr:g} x {cfg.batch_size} / {cfg.scale_lr}")
-    for line in filter(None, (note, describe_start(cfg, resume, epoch))):
+    for line in filter(None, (note, device.note, describe_start(cfg, resume, epoch))):
         run.log(line)
 
     if cfg.evaluate:

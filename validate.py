@@ -24,7 +24,7 @@ def main(cfg):
 
     # Device, then ranks: the device is bound before the process group starts.
     who = dist.ranks()
-    card, note = devices.card_index(cfg.device_id, who.local_rank if who.world > 1 else None)
+    card, note = devices.card_index(cfg.device_id, who.card)
     device = devices.select(cfg.device, card)
     dist.init(who, device)
 
@@ -67,8 +67,8 @@ def main(cfg):
         batch_size=share * who.world, epochs=0, amp=precision.amp_type, torch=torch.__version__,
         img_size=cfg.img_size, fps_warmup=0,
     ).line())
-    if note:
-        run.log(note)
+    for line in filter(None, (note, device.note)):
+        run.log(line)
     started = time.time()
     score = engine.evaluate(
         model, run.progress(loader, "validation"), precision, cfg.print_freq, run.log

@@ -20,6 +20,11 @@ class Ranks(NamedTuple):
     url: str = "env://"
 
     @property
+    def card(self) -> Optional[int]:
+        """Card that a launcher gave this rank; None where the user chooses it by --device_id."""
+        return self.local_rank if self.world > 1 and self.url == "env://" else None
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes: the log, the metrics and the checkpoints."""
         return self.rank == 0

@@ -116,9 +116,10 @@ class Precision:
     def _autocast(self):
         if not self.level.autocasts:
             return contextlib.nullcontext()
-        if hasattr(torch, "autocast"):
+        # The common form came with 1.10, but knows devices from outside PyTorch only from 2.1 on.
+        if TORCH_VERSION >= (2, 1) or (TORCH_VERSION >= (1, 10) and self.device.is_builtin):
             return torch.autocast(self.device.type, dtype=self.dtype)
-        return self.device.module.amp.autocast()  # before 1.10: float16 only, each device its own
+        return self.device.module.amp.autocast()
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add this loss's scaled gradients to those of the micro-steps before it."""

@@ -1,5 +1,4 @@
 """Batches on the device: uint8 crosses the bus once, the arithmetic happens on the other side."""
-import os
 import random
 from typing import List, Optional, Sequence, Tuple
 
@@ -9,6 +8,7 @@ from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch.utils.data import DataLoader
 
+from mobilenetv3 import host
 from mobilenetv3.device import Device
 
 
@@ -22,8 +22,7 @@ def collate(items: List[Tuple[np.ndarray, int]]) -> Tuple[torch.Tensor, torch.Te
 
 def worker_count(wanted: int, local_ranks: int) -> int:
     """Loader processes a rank starts: as asked, but no more than its share of the usable CPUs."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(wanted, max(1, (usable or 1) // local_ranks))
+    return min(wanted, max(1, host.usable_cpus() // local_ranks))
 
 
 def _single_thread(worker: int) -> None:

@@ -7,14 +7,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 RANKS = {
-    "device": 0, "arguments": 0, "config": 0, "options": 0, "logfmt": 0, "scaling": 0, "files": 0,
-    "metrics": 0, "checkpoint": 0, "entry": 0,
+    "host": 0, "device": 0, "arguments": 0, "config": 0, "options": 0, "logfmt": 0, "scaling": 0,
+    "files": 0, "metrics": 0, "checkpoint": 0, "entry": 0,
     "dist": 1, "precision": 1, "optim": 1, "runfolder": 1, "models": 1, "data": 1,
-    "convert": 2, "engine": 2, "report": 2,
+    "convert": 2, "engine": 2, "report": 2, "doctor": 2, "probe": 2,
 }
 # Inside rank 0, and inside the two packages, the arrows that are allowed.
-WITHIN = {("options", "arguments"), ("config", "arguments"), ("config", "files"),
-          ("checkpoint", "files")}
+WITHIN = {("device", "host"), ("options", "arguments"), ("config", "arguments"),
+          ("config", "files"), ("checkpoint", "files")}
 INSIDE = {
     "models": ["arch", "names", "layers", "blocks", "features", "mobilenet", "pretrained",
                "counts", "__init__", "__main__"],
