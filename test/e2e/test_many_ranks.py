@@ -74,3 +74,31 @@ def test_a_batch_that_does_not_divide_is_refused_by_name(launched, tmp_path):
     assert result.status != 0
     assert "--batch_size 64" in result.err and "use 63 or 66" in result.err
     assert not (tmp_path / "run").exists()
+
+
+def test_statistics_of_all_ranks_can_be_averaged(launched, tmp_path):
+    found = {}
+    for how in ("broadcast", "reduce"):
+        result = launched(2, "train.py", *QUICK, "--max_steps", 3, "--dist_bn", how,
+                          "--output", tmp_path / how)
+        assert result.status == 0, result.err
+        found[how] = checkpoint.load(tmp_path / how / checkpoint.LAST)["state_dict"]
+    # The same training: only the running statistics that are scored and saved differ.
+    for name, value in found["broadcast"].items():
+        same = torch.equal(value, found["reduce"][name])
+        assert same != ("running_" in name), name
+
+
+def test_batchnorm_over_all_ranks_needs_cards(launched, tmp_path):
+    result = launched(2, "train.py", *QUICK, "--sync_bn", "--output", tmp_path / "run")
+    assert result.status != 0
+    assert "--sync_bn needs cards" in result.err
+
+
+def test_the_learning_rate_is_scaled_only_when_asked(script, tmp_path):
+    arguments = ["train.py", *QUICK, "--max_steps", 1, "--skip_validation", "--lr", 0.1]
+    plain = script(*arguments, "--output", tmp_path / "plain")
+    scaled = script(*arguments, "--scale_lr", 256, "--output", tmp_path / "scaled")
+    assert plain.lines("Epoch: ")[0].endswith("LR 0.1")
+    assert scaled.lines("Epoch: ")[0].endswith("LR 0.025")  # 0.1 x 64 / 256
+    assert scaled.lines("=> learning rate 0.025: --lr 0.1 x 64 / 256")
