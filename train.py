@@ -108,12 +108,14 @@ def main(cfg):
             is_best = best is None or acc1 > best["acc1"]
             best = {"acc1": acc1, "epoch": epoch} if is_best else best
         epoch += 1
+        # Before the checkpoint: a run killed in between resumes before this epoch, and writes its
+        # line again; the other way round the line would be lost.
+        run.metrics(**record, seconds=time.time() - started)
         if who.is_main:
             state = snapshot(cfg, source, epoch, best, model, optimizer, precision, ema)
             checkpoint.save(folder / checkpoint.LAST, state)
             if is_best:
                 checkpoint.save(folder / checkpoint.BEST, state)
-        run.metrics(**record, seconds=time.time() - started)
 
     report_end(run, folder, best)
     run.close()

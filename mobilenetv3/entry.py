@@ -8,6 +8,9 @@ from typing import Callable
 # What the person who typed the command can cause. Anything else is our bug and keeps its traceback.
 _THEIRS = (ValueError, OSError)
 
+# What collectives say when another rank is gone, and not why.
+_LOST = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
+
 
 def run(main: Callable, cfg, program: str) -> int:
     """Run `main(cfg)` and return the exit status of the command.
@@ -24,6 +27,11 @@ def run(main: Callable, cfg, program: str) -> int:
         is_theirs = isinstance(error, _THEIRS) or getattr(error, "is_theirs", False)
         if not is_theirs or os.environ.get("MOBILENETV3_TRACEBACK") == "1":
             traceback.print_exc()
+        if any(words in str(error) for words in _LOST):
+            error = RuntimeError(
+                f"another rank stopped answering ({sentence(error)}); its own log says why, or the "
+                "network between them is down; --dist_timeout is how long a rank waits"
+            )
         rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
         print(f"{program}: error{rank}: {sentence(error)}", file=sys.stderr)
         return 1

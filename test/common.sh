@@ -42,7 +42,7 @@ declare -A about=(
     [ckpt_path]="checkpoint to evaluate; --resume means the same"
     [device]="auto, npu, cuda or cpu"
     [device_id]="number of the card"
-    [workers]="data loading processes, of all ranks together"
+    [workers]="data loading processes, of each rank"
     [output]="run folder, which gets the checkpoints"
 )
 declare -A shown=( # defaults as --help tells them
@@ -51,9 +51,12 @@ declare -A shown=( # defaults as --help tells them
     [device_id]="\$ASCEND_DEVICE_ID, or 0"
     [output]="ckpt/ in the run's folder of test/output"
 )
-declare -A option=([learning_rate]=lr [arch]=model) # where train.py's name is another
+declare -A option=([learning_rate]=lr [arch]=model) # train.py's name where it is another; or none
 flags=() # arguments of train.py that the script itself chooses; the user's come after and win
 extra=() # what the user gave after --
+
+# shellcheck source=test/nodes.sh
+. "$root/test/nodes.sh"
 
 usage() {
     local name
@@ -65,6 +68,7 @@ usage() {
     done
     printf '  --%-14s %s\n' help "print this"
     printf '\nThe log is test/output/<device>/train_<device>.log; an earlier one is never deleted.\n'
+    printf '%s' "$notes"
 }
 
 parse_arguments() {
@@ -109,9 +113,9 @@ is_known() {
 
 check_number() {
     case $1 in
-        batch_size | epochs | max_steps)
+        batch_size | epochs | max_steps | nproc | nnodes | master_port)
             [[ $2 =~ ^[1-9][0-9]*$ ]] || die 2 "--$1 is '$2'; expected a whole number from 1" ;;
-        device_id | workers)
+        device_id | workers | node_rank | server_index | max_restarts)
             [[ $2 =~ ^(0|[1-9][0-9]*)$ ]] || die 2 "--$1 is '$2'; expected a whole number from 0" ;;
     esac
 }
@@ -150,12 +154,14 @@ edit_distance() {
 
 # ---- Preparation -----------------------------------------------------------------------------------
 
-# prepare RANKS: Python, device, output folders. Sets ranks, cards and run_dir.
+# prepare RANKS: Python, device, output folders. Sets ranks (of this node, unless the user gave
+# another number), world (ranks of all nodes), cards and run_dir.
 prepare() {
-    ranks=$1
+    settle_nodes "$1"
     choose_cards
     # shellcheck disable=SC2119 # this function's arguments are not meant
     setup_python
+    check_launcher
     # shellcheck source=test/env_npu.sh
     [[ ${etp_running_flag-} == true ]] || . "$root/test/env_npu.sh"
     # A device extension whose driver is missing must not break those who do not use it.
@@ -171,7 +177,7 @@ prepare() {
 # choose_cards: the numbers of the cards (one a rank), which also name the output folders.
 choose_cards() {
     local card
-    if ((ranks > 1)); then
+    if ((world > 1)); then
         [[ -z ${opt[device_id]-} ]] \
             || die 2 "--device_id is for a single rank; $ranks ranks take cards 0 to $((ranks - 1))"
         cards=()
@@ -242,46 +248,28 @@ is_npu() {
 # shellcheck source=test/supervise.sh
 . "$root/test/supervise.sh"
 
-# launch KIND SCRIPT: run train.py or validate.py on all ranks, then print and write the result.
-# KIND is what the result is about: acc, perf or eval.
+# launch KIND SCRIPT: run train.py or validate.py on all ranks, then on node 0 print and write the
+# result. KIND is what the result is about: acc, perf or eval.
 launch() {
-    local kind=$1 script=$root/$2 name start=$SECONDS
+    local kind=$1 script=$root/$2 name target start=$SECONDS
     local -a command given=()
     [[ -n ${opt[output]-} || $kind == eval ]] || given+=("--output=$run_dir/ckpt")
     for name in "${names[@]}"; do
-        [[ -z ${opt[$name]-} ]] || given+=("--${option[$name]:-$name}=${opt[$name]}")
+        target=${option[$name]-$name}
+        [[ -z $target || -z ${opt[$name]-} ]] || given+=("--$target=${opt[$name]}")
     done
     command=("$BASH" "$root/test/rank.sh" "$PYTHON" "$script" ${flags[@]+"${flags[@]}"}
         "${given[@]}" ${extra[@]+"${extra[@]}"})
     # Threads that wait by spinning stand in the way of the data loaders, and of other programs: on two
     # busy cores that is six times slower.
     export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
-    if ((ranks == 1)); then
+    if ((world == 1 && ${opt[max_restarts]:-0} == 0)); then
         unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE # of a job around this one
     else
         several_ranks
     fi
     supervise "${command[@]}"
+    ((node == 0)) || return 0
     (cd -- "$root" && "$PYTHON" -m mobilenetv3.report --case "$kind" \
         --seconds $((SECONDS - start)) -- "$run_dir/train_${cards[0]}.log")
-}
-
-# several_ranks: put torch's launcher before `command`; it starts the command once a rank.
-several_ranks() {
-    local port launcher cores
-    port=$("$PYTHON" -c 'import socket
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    print(free.getsockname()[1])')
-    # torchrun came with PyTorch 1.9. Asking PyTorch itself would take seconds.
-    launcher=$("$PYTHON" -c 'import importlib.util, os
-torch = os.path.dirname(importlib.util.find_spec("torch").origin)
-has_torchrun = os.path.exists(os.path.join(torch, "distributed", "run.py"))
-print("torch.distributed.run" if has_torchrun else "torch.distributed.launch")')
-    launcher=("$PYTHON" -m "$launcher" "--nproc_per_node=$ranks" --master_addr=127.0.0.1
-        "--master_port=$port" --no_python)
-    [[ ${launcher[2]} != *.launch ]] || launcher+=(--use_env)
-    command=("${launcher[@]}" "${command[@]}")
-    cores=$(nproc)
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > ranks ? cores / ranks : 1))}
 }

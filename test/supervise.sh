@@ -4,15 +4,17 @@
 # A folder `state` connects this process with rank.sh, one per rank, which torch's launcher starts:
 #   pid.<rank>   process id of a running rank
 #   failed       "rank status card" of ranks that failed by themselves, in the order of failing
+#   failed.<n>   the same of the n-th start (from 0), after which torchrun starts them again
 #   stopping     there when the ranks are being stopped
 #   live         pipe with rank 0's output
 
-# shellcheck disable=SC2154 # ranks, cards, suffix, run_dir, root, caller: see common.sh
+# shellcheck disable=SC2154 # world, cards, suffix, run_dir, root, caller, awaited: see common.sh
 
 stop_seconds=${MNV3_STOP_SECONDS:-10}           # from the wish to end to SIGKILL, after a failure
 interrupt_seconds=${MNV3_INTERRUPT_SECONDS:-60} # the same after a signal: time for a checkpoint
 interrupted=""
 launcher=""
+restart=0 # how often torchrun has started the ranks again
 
 # supervise COMMAND...: run it (one rank, or a launcher) until nothing of it is left. Comes back only
 # if all ranks succeeded; otherwise says which failed first and exits with its status.
@@ -20,16 +22,17 @@ supervise() {
     local log=$run_dir/train_${cards[0]}.log display name status=0
     start_state
     mkfifo -- "$state/live"
+    exec 9<>"$state/live" # or the pipe ends with the first rank 0, and there may be more of them
     for name in HUP INT TERM; do
         # shellcheck disable=SC2064 # the name of now is meant
         trap "interrupt $name" "$name"
     done
     # Ctrl-C reaches the foreground process group, that is this script alone; it passes it on.
     set -m
-    (trap '' PIPE && exec tee -a -- "$log" <"$state/live") &
+    (trap '' PIPE && exec tee -a -- "$log" <"$state/live" 9>&-) &
     display=$!
     # Not in the caller's folder: a random.py there would be taken for Python's.
-    (cd -- "$root" && exec "$@") >"$state/launcher.log" 2>&1 </dev/null &
+    (cd -- "$root" && exec "$@") >"$state/launcher.log" 2>&1 </dev/null 9>&- &
     launcher=$!
     set +m
     watch
@@ -47,9 +50,9 @@ start_state() {
     state=$(mktemp -d "${TMPDIR:-/tmp}/mobilenetv3.XXXXXXXX")
     trap 'rm -rf -- "$state"' EXIT
     export MNV3_STATE=$state MNV3_OUTPUT=$output_root MNV3_SUFFIX=$suffix MNV3_CALLER=$caller
-    export PYTHONUNBUFFERED=1
+    export MNV3_MAX_RESTARTS=${opt[max_restarts]:-0} PYTHONUNBUFFERED=1
     unset MNV3_CARD
-    ((ranks > 1)) || export MNV3_CARD=${cards[0]}
+    ((world > 1)) || export MNV3_CARD=${cards[0]}
 }
 
 # watch: until launcher and ranks are gone. After a failure torch's launcher itself takes up to 30 s
@@ -58,14 +61,17 @@ watch() {
     deadline=$((1 << 62))
     while is_alive "$launcher" || is_any_rank_alive; do
         pause 0.2
+        tell_progress
         if [[ ! -e $state/stopping ]]; then
             if [[ -s $state/failed ]]; then
                 # The record of a killed rank may come in after those of the peers who noticed.
-                ((ranks == 1)) || pause 1
+                ((world == 1)) || pause 1
                 stop_ranks TERM "$stop_seconds"
             elif ! is_alive "$launcher" && is_any_rank_alive; then
                 stop_ranks TERM "$stop_seconds"
             fi
+        elif ((MNV3_MAX_RESTARTS)) && ! is_any_rank_alive; then
+            kill -s TERM "$launcher" 2>/dev/null || true # or it starts them again
         fi
         if ((SECONDS >= deadline)); then
             kill_ranks
@@ -73,6 +79,26 @@ watch() {
         fi
         ((SECONDS < deadline + 10)) || break
     done
+}
+
+# tell_progress: what a person at the terminal would otherwise not know.
+tell_progress() {
+    local rank status card
+    if [[ -n $awaited ]]; then
+        if compgen -G "$state/pid.*" >/dev/null; then
+            awaited=""
+        elif ((SECONDS >= ${next_note:=0})); then
+            say "waiting $awaited"
+            next_note=$((SECONDS + 30))
+        fi
+    fi
+    if [[ -s $state/failed.$restart && ! -e $state/stopping ]]; then
+        pause 1 # as in `watch`
+        read -r rank status card < <(first_failure "failed.$restart")
+        ((++restart))
+        say "rank $rank $(describe "$status"): restart $restart of $MNV3_MAX_RESTARTS, from the" \
+            "newest checkpoint; its log: $output_root/$card$suffix/train_$card.log" >&2
+    fi
 }
 
 pause() {
@@ -131,7 +157,7 @@ is_alive() {
 # drain PID: wait for the display to have shown everything; a pipe that an orphan holds does not end.
 drain() {
     local end=$((SECONDS + 3))
-    : <>"$state/live" # ends the wait for a rank 0 that never came
+    exec 9>&-
     while is_alive "$1" && ((SECONDS < end)); do
         pause 0.05
     done
@@ -141,19 +167,32 @@ drain() {
 # conclude STATUS: come back only from a run whose ranks all succeeded.
 conclude() {
     local rank status card log="$output_root/${cards[0]}$suffix/train_${cards[0]}.log"
+    if (($1 && restart)) && [[ ! -s $state/failed ]]; then # the launcher did not start them again
+        cp -- "$state/failed.$((restart - 1))" "$state/failed"
+    fi
     if [[ -n $interrupted ]]; then
         die $((128 + $(kill -l "$interrupted"))) "interrupted by SIG$interrupted; log: $log"
     elif [[ -s $state/failed ]]; then
         read -r rank status card < <(first_failure)
         log=$output_root/$card$suffix/train_$card.log
-        if ((ranks == 1)); then
+        if grep -qs EJ0001 -- "$log"; then
+            say "HCCL's EJ0001: ranks of an earlier run still hold the cards. End them (npu-smi" \
+                "info shows them) and wait 10 s." >&2
+        fi
+        if ((world == 1)); then
             die "$status" "the run $(describe "$status"); log: $log"
         fi
-        ((rank == 0)) || {
+        ((card == cards[0])) || { # that one was shown as it ran
             printf '\n---- last lines of rank %s ----\n' "$rank"
             tail -n 20 -- "$log"
         } >&2
+        ((nodes == 1)) \
+            || say "rendezvous: $rendezvous. A time-out or a lost connection is most often another" \
+                "node's fault, or the network's: see also the last lines of the other nodes." >&2
         die "$status" "rank $rank failed first: it $(describe "$status"); its log: $log"
+    elif (($1)) && [[ -n $awaited ]]; then
+        tail -n 20 -- "$state/launcher.log" >&2
+        die "$1" "the nodes did not meet: this one, $node of $nodes, waited $awaited"
     elif (($1)); then
         tail -n 20 -- "$state/launcher.log" >&2
         die "$1" "the launcher of the ranks $(describe "$1"); log: $log"
@@ -163,7 +202,8 @@ conclude() {
 # first_failure: the rank that began it. The peers of a rank that was killed (by hand, for lack of
 # memory, by a fault in a library) fail a moment later, and may be recorded before it.
 first_failure() {
-    grep -m 1 -E '^[0-9]+ (132|135|136|137|139) ' -- "$state/failed" || head -n 1 -- "$state/failed"
+    local file=$state/${1-failed}
+    grep -m 1 -E '^[0-9]+ (132|135|136|137|139) ' -- "$file" || head -n 1 -- "$file"
 }
 
 # describe STATUS

@@ -5,6 +5,7 @@
 
 summary="Train on eight devices to the last epoch (on the CPU, eight processes); prints FPS and the
 best validation Acc@1."
+on_nodes 1
 shown[arch]="mobilenetv3_large_100, demo: mobilenetv3_small_100"
 shown[config]="configs/mobilenetv3/mobilenetv3_large_100_ascend_8p.yaml, demo: configs/demo.yaml"
 shown[batch_size]="1024, demo: see configs/demo.yaml"

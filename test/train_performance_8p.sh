@@ -5,6 +5,7 @@
 
 summary="Measure the training speed (FPS) of eight devices (on the CPU, eight processes) over a fixed
 number of steps."
+on_nodes 1
 shown[arch]="mobilenetv3_large_100"
 shown[config]="configs/mobilenetv3/mobilenetv3_large_100_ascend_8p.yaml, demo: configs/demo.yaml"
 shown[batch_size]="1024, demo: 64"

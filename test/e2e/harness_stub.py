@@ -102,6 +102,16 @@ class Tree:
         return [self.call(rank)["pid"] for rank in range(count)]
 
 
+def copy_package(folder: Path) -> Path:
+    """A copy of the whole package, whose test/output is its own; returns `folder`."""
+    for name in ("mobilenetv3", "configs", "test"):
+        shutil.copytree(str(ROOT / name), str(folder / name), ignore=shutil.ignore_patterns(
+            "output", "unit", "e2e", "npu_stand_in", "__pycache__"))
+    for name in ("train.py", "requirements.txt", "1.8_requirements.txt"):
+        shutil.copy(str(ROOT / name), str(folder))
+    return folder
+
+
 def finish(process, seconds=120):
     """Wait for a started script; its output is complete then."""
     try:

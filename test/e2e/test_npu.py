@@ -12,17 +12,17 @@ import sys
 import time
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUICK, ROOT, Result
+from PIL import Image
 
 from mobilenetv3 import checkpoint, logfmt
 
 pytestmark = pytest.mark.slow
 
 STAND_IN = ROOT / "test" / "npu_stand_in"
-ON_NPU = (*QUICK[2:], "--epochs", 1, "--sched", "step")  # QUICK without its --device
-assert QUICK[0] == "--device"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,16 +38,37 @@ def npu(environment):
 
 
 @pytest.fixture(scope="module")
-def trained(script, npu, tmp_path_factory):
+def images(tmp_path_factory):
+    """32 images to train on and 12 to score, in four classes."""
+    root = tmp_path_factory.mktemp("images")
+    for split, each in (("train", 8), ("val", 3)):
+        for label in range(4):
+            folder = root / split / str(label)
+            folder.mkdir(parents=True)
+            for index in range(each):
+                pixels = np.random.RandomState(8 * label + index).randint(0, 255, (40, 40, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(str(folder / f"{index}.png"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def train(script, images):
+    """train(arguments..., variables...) -> Result of train.py on the images; it succeeded."""
+    def run(*arguments, **variables):
+        result = script(
+            "train.py", *QUICK[2:], "--data_path", images, "--model", "mobilenetv3_small_050",
+            "--batch_size", 8, "--lr", 0.01, "--sched", "step", *arguments, **variables)
+        assert result.status == 0, result.err
+        return result
+    assert QUICK[0] == "--device"
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train, npu, tmp_path_factory):
     """One epoch with --device auto on card 3: (run folder, result)."""
     folder = tmp_path_factory.mktemp("npu") / "run"
-    result = script("train.py", *ON_NPU, "--device_id", 3, "--output", folder, **npu)
-    assert result.status == 0, result.err
-    return folder, result
-
-
-def weights(folder):
-    return checkpoint.load(folder / checkpoint.LAST)["state_dict"]
+    return folder, train("--epochs", 1, "--device_id", 3, "--output", folder, **npu)
 
 
 def assert_same_weights(ours, theirs):
@@ -76,65 +97,48 @@ def test_auto_takes_the_npu_and_the_card_that_was_asked_for(trained):
     assert result.lines(" * Acc@1")
 
 
-def test_a_checkpoint_of_the_npu_scores_the_same_on_npu_and_cpu(trained, script, npu):
+def test_a_checkpoint_of_the_npu_scores_the_same_on_npu_and_cpu(trained, images, script, npu):
     folder, result = trained
-    # The same network with other kernels for its activations: logits differ in the last digits.
-    expected = logfmt.parse(result.lines(" * Acc@1")[0]).acc1
+    expected = logfmt.parse(result.lines(" * Acc@1")[0])
     for device, variables in (("npu", npu), ("cpu", {"PYTHONPATH": ""})):
-        scored = script("validate.py", "--device", device, "--workers", 0, "--ckpt_path",
+        scored = script("validate.py", images, "--device", device, "--workers", 0, "--ckpt_path",
                         folder / checkpoint.LAST, **variables)
         assert scored.status == 0, scored.err
         assert run_record(scored)["device"] == device
-        found = logfmt.parse(scored.lines(" * Acc@1")[0]).acc1
-        assert found == (expected if device == "npu" else pytest.approx(expected, abs=0.6))
+        found = logfmt.parse(scored.lines(" * Acc@1")[0])
+        assert (found.acc1, found.acc5) == (expected.acc1, expected.acc5)
 
 
-@pytest.mark.parametrize("level", ["O0", "O2"])
-def test_a_run_stopped_between_epochs_goes_on_as_if_it_had_not_been(script, npu, tmp_path, level):
-    options = [*ON_NPU, "--device", "npu", "--apex", "--apex-opt-level", level, "--max_steps"]
+def test_an_o2_run_stopped_between_epochs_goes_on_as_if_it_had_not_been(train, npu, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder, epochs, more in ((whole, 2, ()), (parts, 1, ()), (parts, 2, ("--resume", "auto"))):
-        result = script("train.py", *options, 44, "--epochs", epochs, "--output", folder, *more,
-                        **npu)
-        assert result.status == 0, result.err
-        assert run_record(result)["amp"].startswith(level)
-    assert_same_weights(weights(parts), weights(whole))
+        result = train("--device", "npu", "--apex", "--apex-opt-level", "O2", "--model-ema",
+                       "--epochs", epochs, "--output", folder, *more, **npu)
+        assert run_record(result)["amp"] == "O2 float16"
+    ours, theirs = (checkpoint.load(folder / checkpoint.LAST) for folder in (parts, whole))
+    assert_same_weights(ours["state_dict"], theirs["state_dict"])
+    assert_same_weights(ours["state_dict_ema"], theirs["state_dict_ema"])
 
 
-def test_a_run_of_the_npu_goes_on_on_the_cpu(trained, script, npu, tmp_path):
+def test_a_run_of_the_npu_goes_on_on_the_cpu_and_back(trained, train, npu, tmp_path):
     folder = tmp_path / "moved"
     shutil.copytree(str(trained[0]), str(folder))
-    options = [*ON_NPU, "--output", folder, "--resume", "auto", "--epochs"]
-    result = script("train.py", *options, 2, "--device", "cpu", PYTHONPATH="")
-    assert result.status == 0, result.err
+    options = ["--output", folder, "--resume", "auto", "--epochs"]
+    result = train(*options, 2, "--device", "cpu", PYTHONPATH="")
     assert "(epoch 1)" in result.lines("=> resumed from")[0]
     assert cards_in(folder / checkpoint.LAST) == set()
-    result = script("train.py", *options, 3, "--device", "npu", **npu)
-    assert result.status == 0, result.err
+    result = train(*options, 3, "--device", "npu", **npu)
+    assert "(epoch 2)" in result.lines("=> resumed from")[0]
     assert cards_in(folder / checkpoint.LAST) == {"npu:0"}
 
 
-# ---- Cards that are not there ----
-
-@pytest.mark.parametrize("cards, told", [
-    ("7", "this host has 7"),  # and rank 7 needs the eighth
-    ("0", "--device npu was asked for"),
-])
-def test_a_card_that_is_not_there_is_an_error_that_says_how_many_are(
-        script, npu, tmp_path, cards, told):
-    rank_7_of_8 = {"RANK": "7", "LOCAL_RANK": "7", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8",
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
-    result = script("train.py", *ON_NPU, "--device", "npu", "--output", tmp_path / "run",
-                    NPU_STAND_IN_DEVICES=cards, **rank_7_of_8, **npu)
-    assert result.status == 1
-    assert told in result.last
-
-
-def test_without_cards_auto_takes_the_cpu(script, npu, tmp_path):
-    result = script("train.py", *ON_NPU, "--max_steps", 2, "--skip_validation", "--output",
-                    tmp_path / "run", NPU_STAND_IN_DEVICES="0", **npu)
-    assert result.status == 0, result.err
+def test_without_cards_auto_takes_the_cpu_and_npu_is_an_error(script, train, npu, tmp_path):
+    result = train("--max_steps", 1, "--skip_validation", "--output", tmp_path / "run",
+                   NPU_STAND_IN_DEVICES="0", **npu)
     assert run_record(result)["device"] == "cpu"
+    result = script("train.py", "--device", "npu", NPU_STAND_IN_DEVICES="0", **npu)
+    assert result.status == 1
+    assert result.last.startswith("train.py: error: --device npu ")
 
 
 # ---- Eight cards, by the shell scripts ----
@@ -151,21 +155,29 @@ def tree(tmp_path):
 @pytest.fixture
 def start_8p(environment, npu, tree, tmp_path):
     """start_8p(arguments...) -> process of test/train_full_8p.sh on npu:0 to npu:7."""
+    started = []
+
     def start(*arguments, **variables):
         variables.update(npu, PYTHON=sys.executable, MNV3_CHECKED_PYTHON=sys.executable,
                          TMPDIR=str(tmp_path), NPU_STAND_IN_RANKS=str(tmp_path / "ranks"))
-        return subprocess.Popen(
-            ["bash", str(tree / "test" / "train_full_8p.sh"), "--device=npu", "--batch_size=64",
-             *arguments], env=dict(environment, **variables), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, cwd=str(tmp_path),
-        )
-    return start
+        command = ["bash", str(tree / "test" / "train_full_8p.sh"), "--device=npu", *arguments]
+        started.append(subprocess.Popen(
+            [*command, "--", "--img_size=32"], env=dict(environment, **variables), text=True,
+            cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ))
+        return started[-1]
+    yield start
+    for process in started:
+        if process.poll() is None:  # the test failed; the script stops its ranks
+            process.terminate()
+            process.communicate()
 
 
 def test_eight_ranks_train_over_hccl_each_on_its_own_card(start_8p, tree, tmp_path):
-    process = start_8p("--epochs=1")
-    process.stdout, process.stderr = process.communicate(timeout=300)
-    result = Result(process)
+    # On the demo set. A CPU takes seven times as long for float16, so not to the epoch's end.
+    process = start_8p("--epochs=1", "--max_steps=8")
+    out, err = process.communicate(timeout=300)
+    result = Result(subprocess.CompletedProcess(process.args, process.returncode, out, err))
     assert result.status == 0, result.err
     record = run_record(result)
     assert (record["device"], record["ranks"], record["amp"]) == ("npu", 8, "O2 float16")
