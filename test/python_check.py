@@ -3,7 +3,7 @@
     python test/python_check.py FILE...       # nothing is imported: this answers in a moment
 
 A FILE holds pip requirements. The lower bound of each counts, and == as one; what PyTorch itself
-does not need at run time (tensorboard, setuptools) may be missing. With torch below 2.1 the
+does not need at run time (tensorboard, setuptools, six) may be missing. With torch below 2.1 the
 requirements.txt of the current stack is exchanged for 1.8_requirements.txt beside it.
 """
 import importlib.util
@@ -12,7 +12,7 @@ import re
 import sys
 from importlib import metadata
 
-OPTIONAL = ("tensorboard", "setuptools")
+OPTIONAL = ("tensorboard", "setuptools", "six")
 # Where a package of another name (pillow-simd) may serve, the module is looked for.
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 
