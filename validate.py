@@ -29,6 +29,8 @@ def main(cfg):
     dist.init(who, device)
 
     # Model: as the checkpoint says, or as the options do.
+    if isinstance(cfg.pretrained, str):  # a file, as train.py takes it, not timm's weights
+        cfg.ckpt_path = cfg.pretrained
     state = checkpoint.load(cfg.ckpt_path) if cfg.ckpt_path else {}
     fill_in(cfg, state)
     source = data.open_source(

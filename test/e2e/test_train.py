@@ -267,3 +267,13 @@ def test_runs_without_an_output_folder_get_new_ones(script, tmp_path):
         assert result.status == 0, result.err
         time.sleep(1)  # they are named by the second
     assert len(os.listdir(str(tmp_path / "output"))) == 2
+
+
+def test_validate_scores_the_file_that_pretrained_names_and_not_timms_weights(
+        whole, script, metrics):
+    """The file was passed over, and timm's weights of the model's name were asked for."""
+    result = script("validate.py", "--pretrained", whole[0] / checkpoint.BEST, "--device", "cpu",
+                    "--workers", 0, HF_HUB_OFFLINE="1")
+    assert result.status == 0, result.err
+    best = max(record["val_acc1"] for record in metrics(whole[0]))
+    assert result.lines(" * Acc@1")[0].startswith(f" * Acc@1 {best:.3f} ")
