@@ -18,19 +18,16 @@ def main(cfg):
     # Imported here so that --help, and a misspelt option, answer without loading PyTorch.
     import torch
 
-    from mobilenetv3 import checkpoint, data, dist, engine, logfmt, models, optim, runfolder
-    from mobilenetv3 import device as devices
-    from mobilenetv3 import precision as precisions
+    from mobilenetv3 import build, checkpoint, data, dist, engine, logfmt, models, optim, runfolder
     from mobilenetv3.metrics import Clock
 
     # Device, then ranks: the device is bound before the process group starts.
     who = dist.ranks(cfg.distributed, cfg.world_size, cfg.dist_rank, cfg.dist_url)
-    card, note = devices.card_index(cfg.device_id, who.card)
-    device = devices.select(cfg.device, card)
+    device, note = build.device(cfg, who)
     dist.init(who, device, cfg.dist_backend, cfg.dist_timeout)
 
     # Data.
-    train_loader, val_loader, source = build_data(cfg, device, who)
+    train_loader, val_loader, source = build.loaders(cfg, device, who)
     steps = len(train_loader)
 
     # Model, optimizer, schedule, average, precision.
@@ -38,7 +35,7 @@ def main(cfg):
     models.set_fused_activations(device.has_fused_activations)
     model = models.create_model(cfg.model, **model_options(cfg, len(source.classes)))
     load_start(model, cfg.ckpt_path, cfg.pretrained)
-    model = model.to(device.torch_device, memory_format=memory_format(cfg))
+    model = model.to(device.torch_device, memory_format=build.memory_format(cfg))
     lr = cfg.lr * cfg.batch_size / cfg.scale_lr if cfg.scale_lr else cfg.lr
     optimizer = optim.create_optimizer(
         model, cfg.opt, lr, cfg.momentum, cfg.weight_decay, cfg.opt_eps, cfg.opt_betas,
@@ -52,10 +49,7 @@ def main(cfg):
     ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay)
     if cfg.sync_bn and who.world > 1:
         model = dist.sync_batchnorm(model, device)
-    precision = precisions.create_precision(
-        cfg.apex_opt_level if cfg.apex else "O0", device, cfg.amp_dtype, cfg.loss_scale_value,
-        cfg.clip_grad, cfg.clip_mode, devices.overflow_flag(device, dist.all_reduce_sum),
-    )
+    precision = build.precision(cfg, device)
     precision.prepare(model, optimizer)  # after the average, which is kept in float32
     parallel = dist.wrap(model, device, who)
     criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
@@ -121,67 +115,6 @@ def main(cfg):
     run.close()
     dist.barrier()
     dist.shutdown()
-
-
-def build_data(cfg, device, who):
-    """The loaders of both splits, and the training set they were made from."""
-    from timm.data import Mixup
-    from timm.data.random_erasing import RandomErasing
-
-    from mobilenetv3 import data, dist
-
-    share = dist.per_rank_batch(cfg.batch_size, who.world)
-    mixes = cfg.mixup > 0 or cfg.cutmix > 0
-    if mixes and share % 2:
-        raise ValueError(
-            f"--batch_size {cfg.batch_size} gives each of {who.world} ranks {share} images; Mixup "
-            f"and CutMix mix them in pairs: use a multiple of {2 * who.world}"
-        )
-    train_set = data.open_source(
-        cfg.dataset, cfg.data_path, cfg.train_split, cfg.val_split, cfg.dataset_download
-    )
-    val_set = data.open_source(cfg.dataset, cfg.data_path, cfg.val_split, cfg.train_split)
-    if train_set.classes != val_set.classes:
-        differing = sorted(set(train_set.classes) ^ set(val_set.classes))[:5]
-        raise ValueError(
-            f"{cfg.train_split} and {cfg.val_split} must have the same classes; only one of them "
-            f"has {', '.join(differing)}"
-        )
-    classes = cfg.num_classes or len(train_set.classes)
-    mean, std = cfg.mean or data.IMAGENET_MEAN, cfg.std or data.IMAGENET_STD
-    common = {
-        "rank": who.rank, "world": who.world, "mean": mean, "std": std,
-        "workers": data.worker_count(cfg.workers, who.local_world),
-        "channels_last": cfg.channels_last,
-    }
-    train_loader = data.train_loader(
-        train_set, device, batch_size=cfg.batch_size, seed=cfg.seed,
-        transform=data.train_transform(
-            cfg.img_size, no_aug=cfg.no_aug, scale=cfg.scale, ratio=cfg.ratio, hflip=cfg.hflip,
-            vflip=cfg.vflip, color_jitter=cfg.color_jitter, aa=cfg.aa, mean=mean,
-            interpolation=cfg.train_interpolation,
-        ),
-        erase=RandomErasing(
-            cfg.reprob, mode=cfg.remode, max_count=cfg.recount, device=device.torch_device
-        ) if cfg.reprob and not cfg.no_aug else None,
-        mixup=Mixup(
-            cfg.mixup, cfg.cutmix, prob=cfg.mixup_prob, switch_prob=cfg.mixup_switch_prob,
-            mode=cfg.mixup_mode, label_smoothing=cfg.smoothing, num_classes=classes,
-        ) if mixes else None,
-        mixup_off_epoch=cfg.mixup_off_epoch, **common,
-    )
-    val_loader = data.val_loader(
-        val_set, device, batch_size=max(1, (cfg.val_batch_size or cfg.batch_size) // who.world),
-        transform=data.val_transform(cfg.img_size, cfg.crop_pct, cfg.interpolation), **common,
-    )
-    return train_loader, val_loader, train_set
-
-
-def memory_format(cfg):
-    """NHWC or NCHW."""
-    import torch
-
-    return torch.channels_last if cfg.channels_last else torch.contiguous_format
 
 
 def model_options(cfg, classes):

@@ -18,14 +18,11 @@ def main(cfg):
     # Imported here so that --help, and a misspelt option, answer without loading PyTorch.
     import torch
 
-    from mobilenetv3 import checkpoint, data, dist, engine, logfmt, models, runfolder
-    from mobilenetv3 import device as devices
-    from mobilenetv3 import precision as precisions
+    from mobilenetv3 import build, checkpoint, data, dist, engine, logfmt, models, runfolder
 
     # Device, then ranks: the device is bound before the process group starts.
     who = dist.ranks()
-    card, note = devices.card_index(cfg.device_id, who.card)
-    device = devices.select(cfg.device, card)
+    device, note = build.device(cfg, who)
     dist.init(who, device)
 
     # Model: as the checkpoint says, or as the options do.
@@ -42,21 +39,10 @@ def main(cfg):
         checkpoint.load_weights(model, state, cfg.ckpt_path)
     else:
         models.load_timm_weights(model)
-    layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
-    model = model.to(device.torch_device, memory_format=layout)
-    precision = precisions.create_precision(
-        cfg.apex_opt_level if cfg.apex else "O0", device, cfg.amp_dtype
-    )
+    model = model.to(device.torch_device, memory_format=build.memory_format(cfg))
+    precision = build.precision(cfg, device)
     precision.prepare(model)
-
-    # Data.
-    share = max(1, (cfg.val_batch_size or cfg.batch_size) // who.world)
-    loader = data.val_loader(
-        source, device, rank=who.rank, world=who.world, batch_size=share,
-        workers=data.worker_count(cfg.workers, who.local_world), channels_last=cfg.channels_last,
-        transform=data.val_transform(cfg.img_size, cfg.crop_pct, cfg.interpolation),
-        mean=cfg.mean or data.IMAGENET_MEAN, std=cfg.std or data.IMAGENET_STD,
-    )
+    loader = build.val_loader(cfg, source, device, who)
 
     # Score.
     folder = Path(cfg.output) if cfg.output else None
@@ -66,8 +52,8 @@ def main(cfg):
     run = runfolder.RunFolder(folder, who.is_main)
     run.log(logfmt.Run(
         model=model.config["arch"], data=source.name, device=device.type, ranks=who.world,
-        batch_size=share * who.world, epochs=0, amp=precision.amp_type, torch=torch.__version__,
-        img_size=cfg.img_size, fps_warmup=0,
+        batch_size=build.val_batch(cfg, who) * who.world, epochs=0, amp=precision.amp_type,
+        torch=torch.__version__, img_size=cfg.img_size, fps_warmup=0,
     ).line())
     for line in filter(None, (note, device.note)):
         run.log(line)

@@ -1,0 +1,114 @@
+"""From the configuration to objects: the steps that the scripts at the root have in common.
+
+Besides those scripts this is the only module that reads the configuration.
+"""
+import torch
+from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
+
+from mobilenetv3 import data, dist
+from mobilenetv3 import device as devices
+from mobilenetv3 import precision as precisions
+
+
+def device(cfg, who):
+    """The device of this rank, bound to the process, and a note on the choice ("" for none)."""
+    card, note = devices.card_index(cfg.device_id, who.card)
+    return devices.select(cfg.device, card), note
+
+
+def memory_format(cfg):
+    """NHWC or NCHW."""
+    return torch.channels_last if cfg.channels_last else torch.contiguous_format
+
+
+def precision(cfg, device):
+    """How the model computes, and in training how a loss becomes an update."""
+    level = cfg.apex_opt_level if cfg.apex else "O0"
+    if not hasattr(cfg, "clip_grad"):  # a command that does not train
+        return precisions.create_precision(level, device, cfg.amp_dtype)
+    return precisions.create_precision(
+        level, device, cfg.amp_dtype, cfg.loss_scale_value, cfg.clip_grad, cfg.clip_mode,
+        devices.overflow_flag(device, dist.all_reduce_sum),
+    )
+
+
+def sources(cfg):
+    """The training and the validation set.
+
+    Raises:
+        ValueError: they do not have the same classes.
+    """
+    train = data.open_source(
+        cfg.dataset, cfg.data_path, cfg.train_split, cfg.val_split, cfg.dataset_download
+    )
+    val = data.open_source(cfg.dataset, cfg.data_path, cfg.val_split, cfg.train_split)
+    if train.classes != val.classes:
+        differing = sorted(set(train.classes) ^ set(val.classes))[:5]
+        raise ValueError(
+            f"{cfg.train_split} and {cfg.val_split} must have the same classes; only one of them "
+            f"has {', '.join(differing)}"
+        )
+    return train, val
+
+
+def loaders(cfg, device, who):
+    """The loaders of both splits, and the training set."""
+    train, val = sources(cfg)
+    return train_loader(cfg, train, device, who), val_loader(cfg, val, device, who), train
+
+
+def train_loader(cfg, source, device, who):
+    """The shuffled, augmented training batches of this rank.
+
+    Raises:
+        ValueError: the batch cannot be divided over the ranks.
+    """
+    share = dist.per_rank_batch(cfg.batch_size, who.world)
+    mixes = cfg.mixup > 0 or cfg.cutmix > 0
+    if mixes and share % 2:
+        raise ValueError(
+            f"--batch_size {cfg.batch_size} gives each of {who.world} ranks {share} images; Mixup "
+            f"and CutMix mix them in pairs: use a multiple of {2 * who.world}"
+        )
+    common = _common(cfg, who)
+    return data.train_loader(
+        source, device, batch_size=cfg.batch_size, seed=cfg.seed,
+        transform=data.train_transform(
+            cfg.img_size, no_aug=cfg.no_aug, scale=cfg.scale, ratio=cfg.ratio, hflip=cfg.hflip,
+            vflip=cfg.vflip, color_jitter=cfg.color_jitter, aa=cfg.aa, mean=common["mean"],
+            interpolation=cfg.train_interpolation,
+        ),
+        erase=RandomErasing(
+            cfg.reprob, mode=cfg.remode, max_count=cfg.recount, device=device.torch_device
+        ) if cfg.reprob and not cfg.no_aug else None,
+        mixup=Mixup(
+            cfg.mixup, cfg.cutmix, prob=cfg.mixup_prob, switch_prob=cfg.mixup_switch_prob,
+            mode=cfg.mixup_mode, label_smoothing=cfg.smoothing,
+            num_classes=cfg.num_classes or len(source.classes),
+        ) if mixes else None,
+        mixup_off_epoch=cfg.mixup_off_epoch, **common,
+    )
+
+
+def val_batch(cfg, who):
+    """Images in one batch of this rank in validation."""
+    return max(1, (cfg.val_batch_size or cfg.batch_size) // who.world)
+
+
+def val_loader(cfg, source, device, who):
+    """This rank's share of the validation images."""
+    return data.val_loader(
+        source, device, batch_size=val_batch(cfg, who),
+        transform=data.val_transform(cfg.img_size, cfg.crop_pct, cfg.interpolation),
+        **_common(cfg, who),
+    )
+
+
+def _common(cfg, who):
+    return {
+        "rank": who.rank, "world": who.world, "mean": cfg.mean or data.IMAGENET_MEAN,
+        "std": cfg.std or data.IMAGENET_STD,
+        "workers": data.worker_count(cfg.workers, who.local_world),
+        "channels_last": cfg.channels_last,
+    }

@@ -1,0 +1,83 @@
+"""Options of the images: where they are, how they are loaded and how they are varied."""
+from mobilenetv3.arguments import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    COUNT,
+    NOT_NEGATIVE,
+    PATH,
+    POSITIVE,
+    POSITIVE_INT,
+    SHARE,
+    TEXT,
+    Choice,
+    Flag,
+    Number,
+)
+
+IMG_SIZE = Number(int, "an integer of 32 or more", lambda n: n >= 32)
+
+
+def data(parser):
+    """The images, in training and in validation."""
+    add = parser.add_argument_group("data").add_argument
+    add("data", nargs="?", type=PATH, metavar="DATA", help="the same as --data_path")
+    add("--data_path", "--data", "--data_dir", metavar="DIR", type=PATH, default="",
+        help="the data set's folder (default: the built-in demo set)")
+    add("--dataset", type=Choice("imagenet", "folder", "cifar10", "demo"),
+        help="imagenet is a folder of 1000 classes (default: folder with a data path, else demo)")
+    add("--dataset_download", action=Flag, help="fetch CIFAR-10 into the data path")
+    add("--train_split", metavar="NAME", type=TEXT, default="train",
+        help="folder of the training images")
+    add("--val_split", metavar="NAME", type=TEXT, default="val",
+        help="folder of the validation images")
+    add("--img_size", metavar="PIXELS", type=IMG_SIZE, default=224,
+        help="side of the square that the model sees")
+    add("--batch_size", "-b", metavar="IMAGES", type=POSITIVE_INT, default=64,
+        help="images in one step, all ranks together")
+    add("--val_batch_size", "--validation_batch_size", "-vb", metavar="IMAGES", type=POSITIVE_INT,
+        help="images in one step of validation (default: as --batch_size)")
+    add("--workers", "-j", "--num_parallel_workers", metavar="N", type=COUNT, default=4,
+        help="loader processes of each rank; 0 loads in the training process")
+    add("--pin_mem", action=Flag, help="accepted; host memory is pinned wherever there is a card")
+    add("--mean", type=SHARE, nargs=3, metavar=("R", "G", "B"),
+        help="mean of images scaled to 0..1 (default: ImageNet's)")
+    add("--std", type=ABOVE_ZERO, nargs=3, metavar=("R", "G", "B"),
+        help="standard deviation of images scaled to 0..1 (default: ImageNet's)")
+    add("--crop_pct", type=ABOVE_ZERO, default=0.875,
+        help="side of validation's centre crop, as a share of the resized shorter side")
+    add("--interpolation", type=Choice("bilinear", "bicubic", "nearest"), default="bilinear",
+        metavar="METHOD", help="of validation's resize: bilinear, bicubic or nearest")
+
+
+def augmentation(parser):
+    """What is done to training images."""
+    add = parser.add_argument_group("augmentation of training images").add_argument
+    add("--no_aug", action=Flag,
+        help="resize and centre crop in place of random crops, flips and colours, as in timm")
+    add("--train_interpolation", type=Choice("bilinear", "bicubic", "nearest", "random"),
+        metavar="METHOD", default="bilinear",
+        help="of the random crop's resize: bilinear, bicubic, nearest or random")
+    add("--scale", type=ABOVE_ZERO, nargs=2, metavar=("LOW", "HIGH"), default=[0.08, 1.0],
+        help="share of the image's area that a random crop takes")
+    add("--ratio", type=POSITIVE, nargs=2, metavar=("LOW", "HIGH"), default=[0.75, 1.3333333],
+        help="aspect ratio of a random crop")
+    add("--hflip", type=SHARE, default=0.5, help="probability of a horizontal flip")
+    add("--vflip", type=SHARE, default=0.0, help="probability of a vertical flip")
+    add("--color_jitter", type=NOT_NEGATIVE, default=0.0, help="strength of colour jitter")
+    add("--aa", metavar="POLICY", type=TEXT,
+        help="timm's AutoAugment, RandAugment or AugMix policy, such as rand-m9-mstd0.5")
+    add("--reprob", type=SHARE, default=0.0, help="probability of random erasing")
+    add("--remode", type=Choice("const", "rand", "pixel"), default="const",
+        help="erased parts become the mean colour, one random colour, or random pixels")
+    add("--recount", metavar="N", type=POSITIVE_INT, default=1, help="rectangles erased, at most")
+    add("--mixup", type=NOT_NEGATIVE, default=0.0, help="Mixup's alpha; 0 is off")
+    add("--cutmix", type=NOT_NEGATIVE, default=0.0, help="CutMix's alpha; 0 is off")
+    add("--mixup_prob", type=SHARE, default=1.0, help="probability that a batch is mixed")
+    add("--mixup_switch_prob", type=SHARE, default=0.5,
+        help="probability of CutMix, where both are on")
+    add("--mixup_mode", type=Choice("batch", "pair", "elem"), default="batch",
+        help="what is mixed in one ratio: a batch, a pair or an image")
+    add("--mixup_off_epoch", metavar="EPOCH", type=COUNT, default=0,
+        help="first epoch without Mixup and CutMix; 0 is never")
+    add("--smoothing", "--label_smoothing", type=BELOW_ONE, default=0.0,
+        help="label smoothing")

@@ -1,0 +1,34 @@
+"""Options of the network and of the weights it starts from."""
+from mobilenetv3.arguments import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    PATH,
+    PATH_OR_FLAG,
+    POSITIVE,
+    POSITIVE_INT,
+    TEXT,
+    Choice,
+)
+
+
+def model(parser, more_ckpt_names=()):
+    """The network: its name, its size, its weights."""
+    add = parser.add_argument_group("model").add_argument
+    add("--model", "--arch", "-a", metavar="NAME", type=TEXT, default="mobilenetv3_large_100",
+        help="python -m mobilenetv3.models lists the names")
+    add("--num_classes", metavar="N", type=POSITIVE_INT,
+        help="outputs of the classifier (default: as many as the data set has classes)")
+    add("--drop", type=BELOW_ONE, default=0.0, help="dropout before the classifier")
+    add("--drop_path", "--drop_connect", type=BELOW_ONE, default=0.0,
+        help="probability of skipping a residual block in training")
+    add("--bn_eps", type=POSITIVE, help="BatchNorm's epsilon (default: the model's own)")
+    add("--bn_momentum", type=ABOVE_ZERO, help="BatchNorm's momentum (default: the model's own)")
+    add("--pad_type", type=Choice("symmetric", "same_depthwise", "same"), metavar="TYPE",
+        help="padding: symmetric, or TensorFlow's, in the depthwise convolutions (same_depthwise) "
+             "or in all of them (same); (default: the model's own)")
+    add("--width_rule", type=Choice("timm", "torchvision"),
+        help="how the width scales channels (default: as the model's name says)")
+    add("--pretrained", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
+        help="take timm's weights of the model's name, or those in the file PATH")
+    add("--ckpt_path", "--initial_checkpoint", *more_ckpt_names, type=PATH, default="",
+        help="file of weights to start from or to score")

@@ -1,0 +1,74 @@
+"""Options of a run: device, precision, ranks, files."""
+from mobilenetv3.arguments import COUNT, PATH, POSITIVE_INT, TEXT, Choice, Flag, Number
+
+SEED = Number(int, "an integer from 0 to 2147483647", lambda n: 0 <= n < 2**31)
+LOSS_SCALE = Number(float, "dynamic or a positive number", lambda x: x > 0, word="dynamic")
+
+
+def device(parser):
+    """The device and how it computes."""
+    add = parser.add_argument_group("device and precision").add_argument
+    add("--device", type=Choice("auto", "npu", "cuda", "cpu"), default="auto",
+        help="auto takes the first of npu, cuda and cpu that is usable")
+    add("--device_id", metavar="N", type=COUNT,
+        help="number of the card, for a run on one (default: $ASCEND_DEVICE_ID, or 0)")
+    add("--apex", action=Flag, help="mixed precision, as Apex defines it")
+    add("--apex_opt_level", "--opt_level", type=Choice("O0", "O1", "O2", "O3"), default="O2",
+        help="level of mixed precision; with --apex")
+    add("--loss_scale_value", "--loss_scale", metavar="SCALE", type=LOSS_SCALE,
+        help="factor of the loss: dynamic, or a fixed number; with --apex (default: dynamic for O1 "
+             "and O2 in float16, else 1)")
+    add("--amp_dtype", type=Choice("float16", "bfloat16"), metavar="TYPE",
+        help="half precision of --apex: float16 or bfloat16 (default: float16; on the CPU "
+             "bfloat16)")
+    add("--channels_last", action=Flag, help="keep images and weights in NHWC order")
+
+
+def distributed(parser):
+    """Many ranks."""
+    add = parser.add_argument_group("many ranks (torchrun needs none of these)").add_argument
+    add("--distributed", action=Flag, help="refuse to start where no launcher has set the ranks")
+    add("--world_size", metavar="RANKS", type=POSITIVE_INT, default=1,
+        help="number of ranks, where each is started by hand")
+    add("--dist_url", metavar="URL", type=TEXT, default="env://",
+        help="where ranks meet that are started by hand: tcp://HOST:PORT")
+    add("--dist_backend", metavar="NAME", type=TEXT,
+        help="collective library (default: hccl, nccl or gloo, as the device needs)")
+    add("--dist_rank", metavar="RANK", type=COUNT, default=0,
+        help="number of this rank, where each is started by hand")
+    add("--dist_timeout", metavar="SECONDS", type=POSITIVE_INT, default=1800,
+        help="how long a rank waits for the others before it gives up")
+    add("--sync_bn", action=Flag,
+        help="BatchNorm over the images of all ranks, not of each alone; needs cards")
+    add("--dist_bn", type=Choice("broadcast", "reduce"), default="broadcast",
+        help="running statistics that are scored and saved: rank 0's, or the mean of all ranks'")
+
+
+def run(parser):
+    """The files and the log of a training run."""
+    add = parser.add_argument_group("run").add_argument
+    _common(add)
+    add("--output", metavar="DIR", type=PATH, default="",
+        help="folder of this run, new or empty (default: a new one under output/)")
+    add("--resume", type=PATH, default="",
+        help="checkpoint of a run to go on with, or auto: the newest in --output")
+    add("--evaluate", "-e", action=Flag, help="score the weights instead of training")
+    add("--skip_validation", action=Flag, help="train without validation, to measure speed")
+    add("--log_tensorboard", "--tensorboard", action=Flag, help="write TensorBoard events, too")
+
+
+def score(parser):
+    """The files and the log of a command that scores."""
+    add = parser.add_argument_group("run").add_argument
+    _common(add)
+    add("--output", metavar="DIR", type=PATH, default="",
+        help="folder for the results, new or empty (default: none is written)")
+
+
+def _common(add):
+    add("--config", "-c", metavar="FILE.yaml", type=PATH, default="",
+        help="file of options, one NAME: VALUE a line; the command line wins over it")
+    add("--print_freq", "-p", "--log_interval", metavar="STEPS", type=POSITIVE_INT, default=10,
+        help="steps from one line of the log to the next")
+    add("--seed", type=SEED, default=42, help="of all that is random")
+    add("--help", "-h", action="help", help="show this text and exit")
