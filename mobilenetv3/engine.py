@@ -6,7 +6,7 @@ off (precision O0, no EMA), so the same lines serve fp32, mixed precision and ev
 import contextlib
 import math
 import time
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 import torch
 from torch.nn import functional as F
@@ -61,7 +61,7 @@ def train_one_epoch(model, loader, criterion, optimizer, precision, schedule, em
         with _no_sync(model, is_update):
             output = precision.forward(model, images)
             loss = criterion(output, targets)
-            precision.backward(loss / group)
+            precision.backward(loss / group, is_update)
         lr = schedule.lr
         if is_update:
             precision.step(optimizer)
@@ -74,6 +74,7 @@ def train_one_epoch(model, loader, criterion, optimizer, precision, schedule, em
         # All ranks' sums, one row a step: the one place where the host waits for the device.
         rows = dist.all_reduce_sum(torch.stack(pending)).tolist()
         _check_finite(rows, epoch, step + 1 - len(rows), lr)
+        precision.check()
         images_seen = int(sum(row[3] for row in rows))
         times.lap(clock.lap(len(rows), images_seen), len(rows))
         score = score.add(rows)
@@ -144,12 +145,16 @@ def _latest_and_mean(row, score):
 
 @torch.no_grad()
 def evaluate(model, loader, precision, print_freq: int = 10,
-             log: Callable[[str], None] = print) -> metrics.Score:
+             log: Callable[[str], None] = print,
+             observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
+             ) -> metrics.Score:
     """Score every image of a validation set exactly once, whatever the number of ranks.
 
     Args:
         model: not wrapped for parallel training: ranks may have different numbers of batches.
         loader: yields this rank's share.
+        observe: given each batch's logits (N, C) and class indices (N,), on the device; counts
+            more than is counted here, such as `confusion.Confusion`. It should not wait for them.
 
     Returns:
         Sums over the images of all ranks. The loss is cross entropy in nats.
@@ -160,6 +165,8 @@ def evaluate(model, loader, precision, print_freq: int = 10,
     for step, (images, targets) in enumerate(loader):
         output = precision.forward(model, images)
         pending.append(metrics.batch_row(F.cross_entropy(output, targets), output, targets))
+        if observe is not None:
+            observe(output, targets)
         if step % print_freq and step + 1 < steps:
             continue
         rows = torch.stack(pending).tolist()

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mobilenetv3.device import TORCH_VERSION, Device
+from mobilenetv3.gradients import FlatGradients, Trained, Undo, copy_all, written_by
 from mobilenetv3.scaling import StaticScaler, create_scaler
 
 
@@ -78,7 +79,9 @@ class Precision:
         is_half = self.level.casts_model or self.level.autocasts
         self.amp_type = f"{name} {str(dtype if is_half else torch.float32).split('.')[-1]}"
         self._masters: Dict[str, nn.Parameter] = {}
-        self._trained: List[tuple] = []  # (name, model's parameter, the optimizer's)
+        self._trained: List[Trained] = []
+        self._gradients: Optional[FlatGradients] = None  # where they are cast or unscaled
+        self._undo, self._is_fused = Undo(), False
 
     def prepare(self, model: nn.Module, optimizer: Optional[torch.optim.Optimizer] = None) -> None:
         """Cast the model in place, and give the optimizer the masters in its parameters' stead.
@@ -95,7 +98,11 @@ class Precision:
                 owner = self._master_of(names[id(parameter)], parameter)
                 group["params"][index] = owner
                 if parameter.requires_grad:
-                    self._trained.append((names[id(parameter)], parameter, owner))
+                    self._trained.append(Trained(names[id(parameter)], parameter, owner))
+        # torch_npu's: they move parameters and gradients into buffers of their own, for good.
+        self._is_fused = getattr(optimizer, "is_fused_optimizer", False)
+        if self._masters or not self.scaler.is_idle:
+            self._gradients = FlatGradients(self._trained, keeps_storage=self._is_fused)
 
     def _master_of(self, name: str, parameter: nn.Parameter) -> nn.Parameter:
         """What the optimizer updates: a float32 copy where the parameter is half, else itself."""
@@ -121,38 +128,56 @@ class Precision:
             return torch.autocast(self.device.type, dtype=self.dtype)
         return self.device.module.amp.autocast()
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add this loss's scaled gradients to those of the micro-steps before it."""
+    def backward(self, loss: torch.Tensor, is_update: bool = True) -> None:
+        """Add this loss's scaled gradients to those of the micro-steps before it.
+
+        Args:
+            is_update: whether `step` comes next; else there are more micro-steps to come.
+        """
         self.scaler.before_backward()
-        scale = self.scaler.scale
-        (loss if scale == 1.0 else loss * scale).backward()
+        self.scaler.scaled(loss).backward()
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Unscale, clip, update the weights unless gradients overflowed, clear the gradients."""
         assert self._trained, "prepare() gives the optimizer what it updates"
-        gradients, names = [], []
-        for name, parameter, owner in self._trained:
-            if parameter.grad is None:
-                continue
-            if owner is not parameter:
-                # Cast first, unscale after: in float16 small gradients would become zero here.
-                owner.grad = parameter.grad.float()
-            gradients.append(owner.grad)
-            names.append(name)
-        if self.scaler.unscale(gradients, lambda: names):
-            if self.clip_grad is not None:
-                owners = [owner for _, _, owner in self._trained]
-                dispatch_clip_grad(owners, self.clip_grad, mode=self.clip_mode)
-            optimizer.step()
-            self._masters_to_model()
+        kept = None
+        if self._gradients is not None:
+            kept = self.scaler.unscale(self._gradients.gather())
+            self._gradients.hand_over()
+        if self.clip_grad is not None:
+            owners = [item.owner for item in self._trained]
+            dispatch_clip_grad(owners, self.clip_grad, mode=self.clip_mode)
+        self._update(optimizer, kept)
         for _, parameter, owner in self._trained:
-            parameter.grad = owner.grad = None
+            if self._is_fused and owner.grad is not None:
+                owner.grad.zero_()
+            else:
+                owner.grad = None
+            if owner is not parameter:
+                parameter.grad = None
 
-    @torch.no_grad()
-    def _masters_to_model(self) -> None:
-        for _, parameter, owner in self._trained:
-            if owner is not parameter:
-                parameter.copy_(owner)
+    def _update(self, optimizer: torch.optim.Optimizer, kept: Optional[torch.Tensor]) -> None:
+        """Make the update, if it is to be kept (None: yes)."""
+        # To wait for the CPU costs nothing; to wait for a card leaves it idle.
+        waits = kept is None or self.device.module is None
+        written = None if waits else written_by(optimizer)
+        if written is not None:
+            self._undo.step_if(kept, optimizer, written)
+        elif kept is None or bool(kept):
+            optimizer.step()
+        else:
+            return
+        halves = [item for item in self._trained if item.owner is not item.parameter]
+        copy_all([item.parameter for item in halves], [item.owner for item in halves])
+
+    def check(self) -> None:
+        """Look whether updates are being made at all. Waits for the device: not for every step.
+
+        Raises:
+            scaling.Overflow: all of the latest updates were skipped.
+        """
+        if self._gradients is not None:
+            self.scaler.check(self._gradients.name_at)
 
     def weights(self, model: nn.Module):
         """What an average of the weights is taken of: the masters, behind a state_dict()."""

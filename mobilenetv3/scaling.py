@@ -4,15 +4,14 @@ The path of the scale is Apex's (its apex/amp/scaler.py): start at 2**16; on ove
 update and halve; after 2,000 updates without overflow double, up to 2**24. Beyond Apex there is a
 floor, and an end to a run that only overflows.
 """
-import math
-from typing import Callable, Dict, List, Optional, Union
+from typing import Callable, Dict, Optional, Union
 
 import torch
 
 INIT_SCALE, MAX_SCALE, MIN_SCALE = 2.0**16, 2.0**24, 1.0
 GROWTH_INTERVAL = 2000
 MAX_SKIPS = 50
-"""Updates skipped in a row that end a run; 17 bring 2**16 down to the floor."""
+"""Updates skipped in a row that end a run; 16 bring 2**16 down to the floor."""
 
 
 class Overflow(RuntimeError):
@@ -31,14 +30,25 @@ class StaticScaler:
     def __init__(self, scale: float = 1.0):
         self.scale = scale
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether gradients are left as they are."""
+        return self.scale == 1.0
+
     def before_backward(self) -> None:
         """Nothing to watch."""
 
-    def unscale(self, gradients: List[torch.Tensor], names: Callable[[], List[str]]) -> bool:
-        """Divide float32 gradients by the scale, in place; True: go on with the update."""
-        if self.scale != 1.0:
-            multiply(gradients, 1.0 / self.scale)
-        return True
+    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss to take the gradients of."""
+        return loss if self.is_idle else loss * self.scale
+
+    def unscale(self, gradients: torch.Tensor) -> None:
+        """Divide float32 gradients by the scale, in place; None: go on with the update."""
+        if not self.is_idle:
+            gradients.mul_(1.0 / self.scale)
+
+    def check(self, name_at: Callable[[int], str]) -> None:
+        """Nothing can be wrong with a constant."""
 
     def state_dict(self) -> Dict[str, float]:
         """Apex's names."""
@@ -49,61 +59,93 @@ class StaticScaler:
 
 
 class DynamicScaler:
-    """Apex's dynamic loss scale.
-
-    The host reads one number an update, whatever the number of parameters, to know whether to skip.
+    """Apex's dynamic loss scale, kept on the device: no update waits for the host.
 
     Args:
         overflow_flag: None on devices that make inf and NaN. A saturating device has a flag
-            instead: an object with clear() and read() -> bool, true on all ranks if set on any.
+            instead, which the host reads: an object with clear() and read() -> bool, true on all
+            ranks if set on any.
     """
 
+    is_idle = False
+
     def __init__(self, overflow_flag=None):
-        self.scale, self.unskipped, self.skips = INIT_SCALE, 0, 0
         self.overflow_flag = overflow_flag
+        # Scale, clean updates since its last change, updates skipped in a row.
+        self._state = torch.tensor([INIT_SCALE, 0.0, 0.0])
+        self._first_bad = torch.tensor(-1)  # element of the latest gradients that overflowed
+
+    @property
+    def scale(self) -> float:
+        """The factor of the loss (read from the device)."""
+        return self._state[0].item()
+
+    @property
+    def unskipped(self) -> int:
+        """Clean updates since the scale's last change (read from the device)."""
+        return int(self._state[1].item())
+
+    @property
+    def skips(self) -> int:
+        """Updates skipped in a row (read from the device)."""
+        return int(self._state[2].item())
 
     def before_backward(self) -> None:
         """Start watching for overflow."""
         if self.overflow_flag is not None:
             self.overflow_flag.clear()
 
-    def unscale(self, gradients: List[torch.Tensor], names: Callable[[], List[str]]) -> bool:
+    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss to take the gradients of."""
+        self._state = self._state.to(loss.device)
+        return loss * self._state[0]
+
+    def unscale(self, gradients: torch.Tensor) -> torch.Tensor:
         """Divide float32 gradients by the scale, in place, and move the scale.
 
         Args:
-            names: gives the parameters' names, in the order of the gradients, for an error.
+            gradients: (n,), all of them. They become zero where one of them overflowed.
 
         Returns:
-            Whether the update is to be made; False: skip it.
+            bool, 0-dim, on the device: whether the update is to be made; False: skip it.
+        """
+        self._state = self._state.to(gradients.device)
+        self._first_bad = self._first_bad.to(gradients.device)
+        bad = ~torch.isfinite(gradients)
+        if self.overflow_flag is None:
+            overflowed = bad.any()
+        else:
+            overflowed = torch.tensor(self.overflow_flag.read(), device=gradients.device)
+        scale, unskipped, skips = self._state.unbind()
+        gradients.mul_(1.0 / scale).masked_fill_(overflowed, 0.0)
+        grows = unskipped + 1 == GROWTH_INTERVAL
+        grown = torch.where(grows, (scale * 2.0).clamp(max=MAX_SCALE), scale)
+        none = torch.zeros_like(scale)
+        self._state = torch.stack([
+            torch.where(overflowed, (scale / 2.0).clamp(min=MIN_SCALE), grown),
+            torch.where(overflowed | grows, none, unskipped + 1),
+            torch.where(overflowed, skips + 1, none),
+        ])
+        first = torch.where(bad.any(), bad.float().argmax(), torch.full_like(self._first_bad, -1))
+        self._first_bad = torch.where(overflowed, first, self._first_bad)
+        return ~overflowed
+
+    def check(self, name_at: Callable[[int], str]) -> None:
+        """Give a run up that only overflows. Reads from the device: not for every step.
+
+        Args:
+            name_at: gives the name of the parameter that an element of the gradients belongs to.
 
         Raises:
-            Overflow: no update could be made for MAX_SKIPS times in a row.
+            Overflow: no update could be made for MAX_SKIPS times in a row, or more.
         """
-        if self.overflow_flag is None:
-            overflowed = not all_finite(gradients)
-        else:
-            overflowed = self.overflow_flag.read()
-        if overflowed:
-            self._shrink(gradients, names)
-            return False
-        multiply(gradients, 1.0 / self.scale)
-        self.skips = 0
-        self.unskipped += 1
-        if self.unskipped == GROWTH_INTERVAL:
-            self.scale, self.unskipped = min(MAX_SCALE, self.scale * 2.0), 0
-        return True
-
-    def _shrink(self, gradients, names) -> None:
-        used = self.scale
-        self.scale, self.unskipped = max(MIN_SCALE, self.scale / 2.0), 0
-        self.skips += 1
         if self.skips < MAX_SKIPS:
             return
-        bad = next((name for name, gradient in zip(names(), gradients)
-                    if not math.isfinite(gradient.abs().max().item())), "none that can be named")
+        index = int(self._first_bad.item())
         raise Overflow(
             f"{self.skips} updates in a row were skipped because gradients overflowed, the last at "
-            f"loss scale {used:g}; first parameter with a gradient that is not finite: {bad}. "
+            f"loss scale {min(self.scale * 2.0, MAX_SCALE):g} or less; first parameter with a "
+            f"gradient that is not finite: {name_at(index) if index >= 0 else 'none to be seen'}. "
             "A lower --lr, --clip-grad or --apex-opt-level O0 may help"
         )
 
@@ -113,33 +155,9 @@ class DynamicScaler:
 
     def load_state_dict(self, state: Dict[str, float]) -> None:
         """Take over a state, also one that a constant scale left."""
-        self.scale, self.unskipped = float(state["loss_scale"]), int(state["unskipped"])
+        self._state = torch.tensor([float(state["loss_scale"]), float(state["unskipped"]), 0.0])
 
 
 def create_scaler(scale: Union[str, float], overflow_flag: Optional[object] = None):
     """A scaler from what --loss-scale-value takes: "dynamic" or a number."""
     return DynamicScaler(overflow_flag) if scale == "dynamic" else StaticScaler(float(scale))
-
-
-def multiply(tensors: List[torch.Tensor], factor: float) -> None:
-    """Multiply every tensor by a number, in place, in as few launches as the version allows."""
-    if hasattr(torch, "_foreach_mul_"):
-        torch._foreach_mul_(tensors, factor)
-    else:
-        for tensor in tensors:
-            tensor.mul_(factor)
-
-
-def all_finite(tensors: List[torch.Tensor]) -> bool:
-    """Whether no element is inf or NaN. One number is read from the device, not one a tensor.
-
-    The largest magnitude of a tensor with a NaN is NaN, and NaN and inf survive the maximum over
-    all tensors.
-    """
-    if not tensors:
-        return True
-    if hasattr(torch, "_foreach_norm"):
-        largest = torch._foreach_norm(tensors, math.inf)
-    else:
-        largest = [tensor.abs().max() for tensor in tensors]
-    return math.isfinite(torch.stack(list(largest)).max().item())

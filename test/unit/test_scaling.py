@@ -7,13 +7,12 @@ import torch
 from mobilenetv3 import scaling
 
 
-def gradients(value=1.0):
-    return [torch.full((3,), value), torch.full((2, 2), 0.5)]
-
-
 def step(scaler, value=1.0):
-    tensors = gradients(value)
-    return scaler.unscale(tensors, lambda: ["conv.weight", "bn.bias"]), tensors
+    """One update on gradients of which the last three have this value."""
+    gradients = torch.tensor([0.5] * 4 + [value] * 3)
+    kept = scaler.unscale(gradients)
+    scaler.check(lambda index: f"element {index}")
+    return kept is None or bool(kept), gradients
 
 
 def test_the_scale_starts_at_two_to_the_sixteen():
@@ -21,17 +20,25 @@ def test_the_scale_starts_at_two_to_the_sixteen():
 
 
 def test_gradients_are_divided_by_the_scale():
-    done, tensors = step(scaling.DynamicScaler(), 65536.0)
+    done, gradients = step(scaling.DynamicScaler(), 65536.0)
     assert done
-    assert tensors[0].tolist() == [1.0] * 3
-    assert tensors[1][0, 0].item() == 0.5 / 65536
+    assert gradients.tolist() == [0.5 / 65536] * 4 + [1.0] * 3
+
+
+def test_the_loss_is_multiplied_by_the_scale():
+    assert scaling.DynamicScaler().scaled(torch.tensor(0.5)).item() == 32768.0
+    assert scaling.StaticScaler(128.0).scaled(torch.tensor(0.5)).item() == 64.0
+    loss = torch.tensor(0.5)
+    assert scaling.StaticScaler(1.0).scaled(loss) is loss
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_overflow_halves_the_scale_and_skips(bad):
     scaler = scaling.DynamicScaler()
-    assert not step(scaler, bad)[0]
+    done, gradients = step(scaler, bad)
+    assert not done
     assert scaler.scale == 32768.0
+    assert not gradients.any()  # nothing that could spoil what the update is taken back from
 
 
 def test_the_scale_follows_a_scripted_series():
@@ -74,7 +81,7 @@ def test_a_run_that_only_overflows_is_given_up_and_the_first_bad_parameter_is_na
     scaler = scaling.DynamicScaler()
     for _ in range(scaling.MAX_SKIPS - 1):
         assert not step(scaler, math.nan)[0]
-    with pytest.raises(scaling.Overflow, match="50 updates in a row .* finite: conv.weight"):
+    with pytest.raises(scaling.Overflow, match="50 updates in a row .* finite: element 4"):
         step(scaler, math.nan)
 
 
@@ -87,9 +94,9 @@ def test_a_clean_update_forgives_the_skips_before_it():
 
 def test_a_static_scale_never_skips_even_on_overflow():
     scaler = scaling.create_scaler(128.0)
-    done, tensors = step(scaler, math.inf)
-    assert done and math.isinf(tensors[0][0])
-    assert step(scaler, 128.0)[1][0].tolist() == [1.0] * 3
+    done, gradients = step(scaler, math.inf)
+    assert done and math.isinf(gradients[-1])
+    assert step(scaler, 128.0)[1][-3:].tolist() == [1.0] * 3
     assert scaler.scale == 128.0
 
 
@@ -124,10 +131,10 @@ def test_a_saturating_device_is_asked_for_its_flag():
     assert step(scaler)[0]
 
 
-@pytest.mark.parametrize("position", range(3))
+@pytest.mark.parametrize("position", [0, 3, 6])
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_one_bad_element_anywhere_is_found(position, bad):
-    tensors = [torch.ones(4), torch.zeros(2, 3), torch.full((5,), 3e38)]
-    assert scaling.all_finite(tensors)  # their norms overflow; their elements do not
-    tensors[position].view(-1)[-1] = bad
-    assert not scaling.all_finite(tensors)
+    gradients = torch.full((7,), 3e38)  # their norm overflows; their elements do not
+    assert scaling.DynamicScaler().unscale(gradients.clone())
+    gradients[position] = bad
+    assert not scaling.DynamicScaler().unscale(gradients)
