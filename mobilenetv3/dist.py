@@ -1,12 +1,15 @@
 """Ranks: read from the launcher's environment, and the few collectives that training needs."""
+import inspect
 import os
 from datetime import timedelta
 from typing import List, NamedTuple, Optional
+from urllib.parse import urlparse
 
 import torch
 import torch.distributed as td
 from torch import nn
 
+from mobilenetv3 import peers
 from mobilenetv3.device import Device
 
 
@@ -84,6 +87,16 @@ def init(who: Ranks, device: Device, backend: Optional[str] = None,
         backend or device.backend, init_method=who.url, rank=who.rank, world_size=who.world,
         timeout=timedelta(seconds=timeout_s),
     )
+    if who.world > who.local_world:
+        _introduce(who, device)
+
+
+def _introduce(who: Ranks, device: Device) -> None:
+    """Tell all ranks each other's addresses, for an error that must name one."""
+    url = os.environ.get("MASTER_ADDR", "") if who.url == "env://" else urlparse(who.url).hostname
+    letters = peers.address_towards(url or "").encode()[:64].ljust(64)
+    parts = all_gather(torch.tensor(list(letters), dtype=torch.int32, device=device.torch_device))
+    peers.remember([bytes(part.tolist()).decode().strip() for part in parts], who.rank)
 
 
 def shutdown() -> None:
@@ -165,12 +178,29 @@ def per_rank_batch(batch_size: int, world: int) -> int:
     return batch_size // world
 
 
+BUCKET_MB = 4
+"""Gradients exchanged at a time: several buckets for a network of 10 to 22 MB, so that the first
+travel while the rest is computed; PyTorch's 25 would be one. benchmarks/ddp.py compares them."""
+
+
 def wrap(model: nn.Module, device: Device, who: Ranks) -> nn.Module:
     """DistributedDataParallel around a model, or the model itself where there is one rank."""
     if who.world == 1:
         return model
-    ids = None if device.module is None else [device.index]
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=None if device.module is None else [device.index],
+        bucket_cap_mb=BUCKET_MB, gradient_as_bucket_view=True, **without_buffers(),
+    )
+
+
+def without_buffers() -> dict:
+    """The argument that keeps DDP from sending all buffers before every step.
+
+    Running statistics are made equal once, before they are used: see sync_buffers.
+    """
+    known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers"  # since 2.15, where the older one is deprecated
+    return {name if name in known else "broadcast_buffers": False}
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -5,6 +5,8 @@ import sys
 import traceback
 from typing import Callable
 
+from mobilenetv3 import peers
+
 # What the person who typed the command can cause. Anything else is our bug and keeps its traceback.
 _THEIRS = (ValueError, OSError)
 
@@ -28,16 +30,23 @@ def run(main: Callable, cfg, program: str) -> int:
         if not is_theirs or os.environ.get("MOBILENETV3_TRACEBACK") == "1":
             traceback.print_exc()
         if any(words in str(error) for words in _LOST):
-            error = RuntimeError(
-                f"another rank stopped answering ({sentence(error)}); its own log says why, or the "
-                "network between them is down; --dist_timeout is how long a rank waits"
-            )
+            error = RuntimeError(_lost(error))
         rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
         print(f"{program}: error{rank}: {sentence(error)}", file=sys.stderr)
         return 1
     finally:
         sys.stdout.flush()
     return 0
+
+
+def _lost(error: BaseException) -> str:
+    """What is to be said of another rank's silence."""
+    silent = peers.silent()
+    cause = "its own log says why, or the network between them is down"
+    if silent:
+        cause = f"no answer from {silent}: that host, or the network to it, is down"
+    return (f"another rank stopped answering ({sentence(error)}); {cause}; --dist_timeout is how "
+            "long a rank waits")
 
 
 def sentence(error: BaseException) -> str:

@@ -63,11 +63,11 @@ def launched(environment):
         "torch.distributed.launch", "--use_env", f"--master_port={29600 + os.getpid() % 1000}"
     ]
 
-    def run(ranks, name, *arguments, timeout=300):
+    def run(ranks, name, *arguments, timeout=300, **variables):
         return Result(subprocess.run(
             [sys.executable, "-m", launcher[0], *launcher[1:], f"--nproc_per_node={ranks}",
              str(ROOT / name), *map(str, arguments)],
-            cwd=str(ROOT.parent), env=environment, capture_output=True,
+            cwd=str(ROOT.parent), env=dict(environment, **variables), capture_output=True,
             text=True, timeout=timeout,
         ))
     return run

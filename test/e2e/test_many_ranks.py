@@ -107,3 +107,15 @@ def test_the_learning_rate_is_scaled_only_when_asked(script, tmp_path):
     assert plain.lines("Epoch: ")[0].endswith("LR 0.1")
     assert scaled.lines("Epoch: ")[0].endswith("LR 0.025")  # 0.1 x 64 / 256
     assert scaled.lines("=> learning rate 0.025: --lr 0.1 x 64 / 256")
+
+
+def test_the_average_that_several_ranks_score_is_the_one_that_is_saved(
+        script, launched, tmp_path, metrics):
+    """Each rank averages the running statistics of its own images; they must be made one."""
+    folder = tmp_path / "run"
+    result = launched(2, "train.py", *QUICK, "--epochs", 1, "--model_ema", "--model_ema_decay", 0.5,
+                      "--lr", 0.05, "--output", folder)
+    assert result.status == 0, result.err
+    _, _, loss = score(script("validate.py", "--ckpt_path", folder / checkpoint.LAST,
+                              "--device", "cpu", "--workers", 0))
+    assert metrics(folder)[0]["val_loss"] == pytest.approx(loss, rel=1e-4)

@@ -141,6 +141,24 @@ def test_without_cards_auto_takes_the_cpu_and_npu_is_an_error(script, train, npu
     assert result.last.startswith("train.py: error: --device npu ")
 
 
+# ---- Several cards ----
+
+def test_four_ranks_of_16_with_sync_bn_update_the_weights_as_one_rank_of_64(
+        script, launched, npu, tmp_path):
+    """The same images in the same order; only the order of sums differs, in the last bits."""
+    arguments = ["train.py", *QUICK[2:], "--model", "mobilenetv3_small_050", "--device", "npu",
+                 "--sync_bn", "--max_steps", 20, "--lr", 0.01, "--skip_validation", "--epochs", 1]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for result in (script(*arguments, "--output", alone, **npu),
+                   launched(4, *arguments, "--output", together, **npu)):
+        assert result.status == 0, result.err
+    ours, theirs = (checkpoint.load(folder / checkpoint.LAST)["state_dict"]
+                    for folder in (together, alone))
+    trained = [name for name in ours if not re.search("running_|num_batches", name)]
+    assert len(trained) == 142
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in trained) < 1e-5
+
+
 # ---- Eight cards, by the shell scripts ----
 
 @pytest.fixture

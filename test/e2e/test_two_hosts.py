@@ -157,7 +157,7 @@ def test_two_hosts_of_two_ranks_train_what_four_ranks_of_one_host_train(
     assert '"ranks": 4' in cut_run.out[0] and "=> run" not in cut_run.out[1]
 
 
-def test_a_cut_cable_ends_the_run_on_both_hosts_and_names_the_rendezvous(cut_run):
+def test_a_cut_cable_ends_the_run_on_both_hosts_and_names_the_peer(cut_run):
     assert cut_run.statuses == [1, 1]
     # The time-out, and some seconds in which four processes end.
     assert cut_run.seconds < TIMEOUT + 30
@@ -166,4 +166,6 @@ def test_a_cut_cable_ends_the_run_on_both_hosts_and_names_the_rendezvous(cut_run
         assert f"rendezvous: {ADDRESSES[0]}:29500, node {number} of 2. A time-out or a lost" in err
         assert re.search(r"rank [0-3] failed first: ", err.splitlines()[-1])
         assert "Final" not in out
+        other, ranks = ADDRESSES[1 - number], ("ranks 2 to 3", "ranks 0 to 1")[number]
+        assert f"no answer from {other} ({ranks}): that host, or the network to it, is down" in err
     assert any("Timed out" in text for text in cut_run.out + cut_run.err)
