@@ -1,79 +1,145 @@
 """Checkpoints: written whole or not at all, read without running anything they contain.
 
-A checkpoint is a dict of tensors and plain containers. The names of the files, and the keys
-`epoch`, `arch`, `state_dict` and `optimizer`, are the ones users of ModelZoo and timm know.
+Our own is a dict of tensors and plain containers, written by torch.save. The names of the files,
+and the keys `epoch`, `arch`, `state_dict` and `optimizer`, are the ones users of ModelZoo and timm
+know. What others wrote is read too, whatever the file is called: what it is, its content says.
 """
-import collections
-import inspect
+import mmap
 import os
-import pickle
-import types
-from typing import Any, Dict
+import tarfile
+from typing import Any, BinaryIO, Callable, Dict, Mapping, Optional
 
 import torch
 
 from mobilenetv3.files import PathLike, write_atomically
+from mobilenetv3.formats import mindspore, safetensors, torchfile
+from mobilenetv3.formats.tensorbytes import Refusal
 
 LAST = "checkpoint.pth.tar"
 BEST = "model_best.pth.tar"
+
+_HEAD = 32  # bytes, enough to tell every format by
+
 
 def save(path: PathLike, state: Dict[str, Any]) -> None:
     """Write a checkpoint atomically."""
     write_atomically(path, lambda file: torch.save(state, file))
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers and refuses every other class by name."""
+def save_safetensors(
+    path: PathLike,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Optional[Mapping[str, str]] = None,
+) -> None:
+    """Write tensors as safetensors, atomically; `metadata_of` gives the metadata back.
 
-    ALLOWED = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch", "Size"): torch.Size,
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    }
-
-    def find_class(self, module, name):
-        if (module, name) in self.ALLOWED:
-            return self.ALLOWED[module, name]
-        if module == "torch" and name.endswith("Storage") and name.isidentifier():
-            return getattr(torch, name)
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
+    Raises:
+        ValueError: something is not a tensor, or metadata is not text.
+    """
+    safetensors.save(path, tensors, metadata or {})
 
 
-# What torch.load wants of a "pickle module", for versions without weights_only (before 1.13).
-_TENSORS_ONLY = types.SimpleNamespace(
-    __name__="tensors_only",
-    Unpickler=_TensorUnpickler,
-    load=lambda file, **options: _TensorUnpickler(file, **options).load(),
-)
+def save_mindspore(path: PathLike, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as a MindSpore checkpoint, atomically.
+
+    Raises:
+        ValueError: something is not a tensor, or of a type that MindSpore has not.
+    """
+    mindspore.save(path, tensors)
 
 
 def load(path: PathLike) -> Any:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
 
+    Whatever its name: a zip archive or an older stream of torch.save (what was saved; a Parameter
+    as a plain tensor, numpy's numbers as Python's, an argparse.Namespace as such, mmengine's
+    training logs left out), safetensors ({name: tensor}), or a MindSpore checkpoint ({name: tensor}
+    with MindSpore's own names, texts as str).
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or holds more than tensors and plain containers.
     """
+    return _read(path, _reader)
+
+
+def metadata_of(path: PathLike) -> Dict[str, str]:
+    """The metadata of a safetensors file; {} for a file of another format.
+
+    Raises:
+        As `load`.
+    """
+    def reader(head, size):
+        if not safetensors.looks_like(head, size):
+            return lambda file, size: {}
+        return lambda file, size: safetensors.parse(_map(file))[1]
+
+    return _read(path, reader)
+
+
+def _read(path: PathLike, choose: Callable[[bytes, int], Callable[[BinaryIO, int], Any]]) -> Any:
+    """What the reader that `choose(first bytes, size)` gives makes of a file, named in errors."""
     if not os.path.isfile(str(path)):
         raise FileNotFoundError(f"no checkpoint at {path}; expected a file")
-    if "weights_only" in inspect.signature(torch.load).parameters:
-        options = {"weights_only": True}
-    else:
-        options = {"pickle_module": _TENSORS_ONLY}
     try:
-        return torch.load(str(path), map_location="cpu", **options)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} was refused: a checkpoint may hold tensors and plain containers only, or it "
-            f"is damaged ({str(error).splitlines()[0]})"
-        ) from error
+        with open(str(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(_HEAD)
+            file.seek(0)
+            return choose(head, size)(file, size)
+    except Refusal as error:
+        raise ValueError(f"{path} {_one_line(error)}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {_one_line(error)}") from error
     except Exception as error:
-        # A truncated archive fails in as many ways as there are places to cut it.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # A damaged file fails in as many ways as there are places to damage it.
         raise ValueError(
-            f"{path} is damaged or not a checkpoint ({reason}); use an earlier one"
+            f"{path} is damaged or not a checkpoint ({_one_line(error)}); use an earlier one"
         ) from error
+
+
+def _reader(head: bytes, size: int) -> Callable[[BinaryIO, int], Any]:
+    """The reader (file, its size) -> value for a file that begins with `head`."""
+    if safetensors.looks_like(head, size):  # first: it begins with a number, which may be any byte
+        return lambda file, size: safetensors.parse(_map(file))[0]
+    if head.startswith(torchfile.ZIP_MAGIC):
+        return torchfile.read_zip
+    if head.startswith(b"\x80"):  # a pickle's first opcode
+        return lambda file, size: torchfile.read_stream(_map(file), size)
+    if mindspore.looks_like(head, size):
+        return lambda file, size: mindspore.parse(_map(file))
+    return _not_a_checkpoint
+
+
+def _map(file: BinaryIO) -> mmap.mmap:
+    # Read as it is needed; closed with the last reference, which an error may still hold.
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _not_a_checkpoint(file: BinaryIO, size: int) -> None:
+    """Say what a file is that people take for a checkpoint."""
+    head = file.read(_HEAD)
+    file.seek(0)
+    if size == 0:
+        raise Refusal("is empty; it was not written to its end")
+    if head.startswith(b"version https://git-lfs"):
+        raise Refusal("is a Git LFS pointer, not the file itself; fetch it with git lfs pull")
+    if head.startswith(b"\x1f\x8b") or head[:6] == b"\xfd7zXZ\0":
+        raise Refusal("is compressed; unpack it first")
+    if head.lstrip()[:1] == b"<":
+        raise Refusal("is a web page, not a checkpoint; the download went wrong")
+    try:
+        tarfile.open(fileobj=file, mode="r:").close()
+    except tarfile.TarError:
+        raise ValueError("it begins like no format that is read") from None
+    raise Refusal("is a tar archive; unpack it and give the checkpoint inside it")
+
+
+def _one_line(error: Exception) -> str:
+    """An error's message, fit to be printed: names in it come from the file."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    text = "".join(c if c.isprintable() else "?" for c in lines[0])
+    return text if len(text) <= 400 else text[:400] + "..."
 
 
 def weights_of(state: Any) -> Dict[str, torch.Tensor]:

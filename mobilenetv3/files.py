@@ -2,9 +2,26 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, Callable, Union
+from typing import BinaryIO, Callable, Sequence, Union
 
 PathLike = Union[str, Path]
+
+
+def claim_files(paths: Sequence[PathLike], force: bool) -> None:
+    """See to it, before any work, that files can be written; makes the folders that they lie in.
+
+    Raises:
+        ValueError: a file is there already and `force` is not given, or a folder is in the way.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; expected the name of a file to write")
+        if path.exists() and not force:
+            raise ValueError(f"{path} exists already; give another name, or add --force")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"{path} cannot be written: a file is in the way") from error
 
 
 def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:

@@ -11,6 +11,8 @@ import pytest
 from conftest import QUICK
 from harness_stub import copy_package
 
+from mobilenetv3 import checkpoint
+
 pytestmark = pytest.mark.slow
 
 
@@ -36,7 +38,7 @@ def test_a_killed_training_is_restarted_and_goes_on_to_its_end(environment, tmp_
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         end = time.monotonic() + 60
-        while not (folder / "metrics.jsonl").exists():  # written after the checkpoint
+        while not (folder / checkpoint.LAST).exists():
             assert time.monotonic() < end and process.poll() is None, process.communicate()
             time.sleep(0.05)
         os.kill(running(str(package / "train.py")), signal.SIGKILL)
