@@ -1,44 +1,112 @@
-"""The networks as tables, and the rules that scale their width.
+"""The networks of this package as tables, and what a table becomes at a width. No torch.
 
-Sources: V3 is Howard et al. 2019, "Searching for MobileNetV3", Tables 1 and 2; V2 is Sandler et al.
-2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", Table 2. Plain Python, no torch.
+Those that are not in the papers differ from one that is in a line or two: TensorFlow's minimal
+ones, timm's deeper ones and its first V3, and d-li14's V3.
 """
-from typing import Callable, Dict, List, NamedTuple, Tuple
+import math
+from typing import List, NamedTuple, Tuple
 
-RE, R6, HS = "relu", "relu6", "hard_swish"
-SE, NO_SE = True, False
-
-
-class Row(NamedTuple):
-    """One line of a table: `repeat` blocks of one kind, of which only the first has the stride."""
-
-    kind: str  # "ds" depthwise separable, "ir" inverted residual, "cn" convolution
-    kernel: int  # of the depthwise convolution; in "cn", of the convolution itself
-    stride: int
-    expand: float  # channels that the block expands to / channels into it; "cn": out / in
-    channels: int  # out of the block, at width 1.0
-    se: bool
-    act: str
-    repeat: int = 1
-
-
-class WidthRule(NamedTuple):
-    """How the channel counts of a table follow the width multiplier."""
-
-    keep_stem_below: float  # widths under this keep the stem of width 1.0
-    scale_expanded: bool  # expanded = its 1.0 size x width; else `expand` x the scaled input
-    scale_last_input: bool  # last "cn" = `expand` x its scaled input; else its 1.0 size x width
-    head: Callable[[int, float], int]  # (head channels at 1.0, width) -> head channels
+from .tables import (
+    MOBILENETV2,
+    MOBILENETV3_LARGE,
+    MOBILENETV3_SMALL,
+    NO_SE,
+    RE,
+    WIDTH_RULES,
+    Arch,
+    Defaults,
+    Row,
+    WidthRule,
+    grow,
+    keep,
+    make_divisible,
+    scale,
+)
 
 
-class Arch(NamedTuple):
-    """A network at width 1.0. The rows of one stage share a parent module, `blocks.<stage>`."""
+def _minimal(arch: Arch) -> Arch:
+    """TensorFlow's "minimalistic" form: no squeeze-excite, no 5x5, no hard-swish."""
+    plain = {"se": NO_SE, "act": RE}
+    return arch._replace(
+        stages=tuple(
+            tuple(row._replace(kernel=min(row.kernel, 3), **plain) for row in rows)
+            for rows in arch.stages
+        ),
+        act=RE,
+    )
 
-    stem: int
-    stages: Tuple[Tuple[Row, ...], ...]
-    head: int  # channels that the classifier sees
-    act: str  # of the stem and the head
-    rules: Dict[str, WidthRule]
+
+def _deeper(arch: Arch, depth: float, keep_ends: bool) -> Arch:
+    """`depth` times the blocks of each stage, rounded up; `keep_ends` spares the first and last."""
+    stages = [_repeat(rows, depth) for rows in arch.stages]
+    if keep_ends:
+        stages[0], stages[-1] = arch.stages[0], arch.stages[-1]
+    return arch._replace(stages=tuple(stages))
+
+
+def _repeat(rows: Tuple[Row, ...], depth: float) -> Tuple[Row, ...]:
+    """Share the blocks of a deeper stage out among its rows, the last row first, as timm does."""
+    left = sum(row.repeat for row in rows)
+    blocks = math.ceil(left * depth)
+    shared = []
+    for row in reversed(rows):
+        repeat = max(1, round(row.repeat / left * blocks))
+        shared.insert(0, row._replace(repeat=repeat))
+        left, blocks = left - row.repeat, blocks - repeat
+    return tuple(shared)
+
+
+def _one_rule(rule: WidthRule) -> dict:
+    """The rules of a network whose width nobody but its author scales."""
+    return dict.fromkeys(WIDTH_RULES, rule)
+
+
+# Weights converted from TensorFlow; timm's first V3 was trained with the same epsilon.
+_TF = Defaults(
+    bn_eps=1e-3, pad_type="same", mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear"
+)
+_RW = Defaults(bn_eps=1e-3)
+_150D = Defaults(
+    mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_pct=0.95, img_size=256
+)
+_DLI14 = Defaults(interpolation="bilinear")
+# d-li14 narrows every stem and widens the head beyond width 1.0, unlike timm.
+_DLI14_RULES = _one_rule(
+    WidthRule(0.0, scale_expanded=False, scale_last_input=True, head=grow)
+)
+_FIXED_STEM_AND_HEAD = _one_rule(
+    WidthRule(math.inf, scale_expanded=False, scale_last_input=False, head=keep)
+)
+
+ARCHS = {
+    "mobilenetv3_large": MOBILENETV3_LARGE,
+    "mobilenetv3_small": MOBILENETV3_SMALL,
+    "mobilenetv2": MOBILENETV2,
+    "mobilenetv3_large_150d": _deeper(MOBILENETV3_LARGE, 1.2, keep_ends=False)._replace(
+        rules=_one_rule(MOBILENETV3_LARGE.rules["timm"]), defaults=_150D
+    ),
+    "mobilenetv3_rw": MOBILENETV3_LARGE._replace(
+        stages=((MOBILENETV3_LARGE.stages[0][0]._replace(skip=False),),
+                *MOBILENETV3_LARGE.stages[1:]),
+        se_divisor=1, se_act=None, head_bias=False, defaults=_RW,
+    ),
+    "tf_mobilenetv3_large": MOBILENETV3_LARGE._replace(defaults=_TF),
+    "tf_mobilenetv3_large_minimal": _minimal(MOBILENETV3_LARGE)._replace(defaults=_TF),
+    "tf_mobilenetv3_small": MOBILENETV3_SMALL._replace(defaults=_TF),
+    "tf_mobilenetv3_small_minimal": _minimal(MOBILENETV3_SMALL)._replace(defaults=_TF),
+    "mobilenetv2_110d": _deeper(MOBILENETV2, 1.2, keep_ends=True)._replace(
+        rules=_FIXED_STEM_AND_HEAD
+    ),
+    "mobilenetv2_120d": _deeper(MOBILENETV2, 1.4, keep_ends=True)._replace(
+        rules=_FIXED_STEM_AND_HEAD
+    ),
+    "dli14_mobilenetv3_large": MOBILENETV3_LARGE._replace(
+        rules=_DLI14_RULES, se_first=True, defaults=_DLI14
+    ),
+    "dli14_mobilenetv3_small": MOBILENETV3_SMALL._replace(
+        rules=_DLI14_RULES, se_first=True, defaults=_DLI14
+    ),
+}
 
 
 class Block(NamedTuple):
@@ -52,6 +120,10 @@ class Block(NamedTuple):
     out_chs: int
     se_chs: int
     act: str
+    se_act: str
+    se_first: bool  # squeeze-excite before the activation; only where the block expands
+    skip: bool  # a residual, where stride and channels allow one
+    dilation: int = 1  # of the depthwise convolution
 
 
 class Plan(NamedTuple):
@@ -61,146 +133,84 @@ class Plan(NamedTuple):
     stages: Tuple[Tuple[Block, ...], ...]
     head: int
     act: str
-
-
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of `divisor`, at least `divisor` and at least 90% of `channels`."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-def _keep(channels: int, width: float) -> int:
-    return channels
-
-
-def _scale(channels: int, width: float) -> int:
-    return make_divisible(channels * width)
-
-
-def _grow(channels: int, width: float) -> int:
-    return make_divisible(channels * max(1.0, width))
-
-
-# V3's two rules agree at width 1.0 only: Large at 0.75 has 3,993,528 parameters by timm's, which
-# mmpretrain shares, and 3,377,576 by torchvision's, which MindCV shares. V2 has a single rule.
-WIDTH_RULES = ("timm", "torchvision")
-_V3_RULES = {
-    "timm": WidthRule(0.75, scale_expanded=False, scale_last_input=False, head=_keep),
-    "torchvision": WidthRule(0.0, scale_expanded=True, scale_last_input=True, head=_scale),
-}
-_V2_RULE = WidthRule(0.0, scale_expanded=False, scale_last_input=False, head=_grow)
-_V2_RULES = dict.fromkeys(WIDTH_RULES, _V2_RULE)
-
-# Trailing comments: side of the row's output for a 224x224 image, then C1..C5, the maps at strides
-# 2, 4, 8, 16 and 32. V3 writes `expand` as the paper's expansion size / the row's input channels.
-MOBILENETV3_LARGE = Arch(  # Howard et al. 2019, Table 1
-    stem=16,  # 112
-    stages=(
-        (Row("ds", 3, 1, 16 / 16, 16, NO_SE, RE),),  # 112, C1
-        (
-            Row("ir", 3, 2, 64 / 16, 24, NO_SE, RE),  # 56
-            Row("ir", 3, 1, 72 / 24, 24, NO_SE, RE),  # 56, C2
-        ),
-        (
-            Row("ir", 5, 2, 72 / 24, 40, SE, RE),  # 28
-            Row("ir", 5, 1, 120 / 40, 40, SE, RE, repeat=2),  # 28, C3
-        ),
-        (
-            Row("ir", 3, 2, 240 / 40, 80, NO_SE, HS),  # 14
-            Row("ir", 3, 1, 200 / 80, 80, NO_SE, HS),  # 14
-            Row("ir", 3, 1, 184 / 80, 80, NO_SE, HS, repeat=2),  # 14
-        ),
-        (
-            Row("ir", 3, 1, 480 / 80, 112, SE, HS),  # 14
-            Row("ir", 3, 1, 672 / 112, 112, SE, HS),  # 14, C4
-        ),
-        (
-            Row("ir", 5, 2, 672 / 112, 160, SE, HS),  # 7
-            Row("ir", 5, 1, 960 / 160, 160, SE, HS, repeat=2),  # 7
-        ),
-        (Row("cn", 1, 1, 960 / 160, 960, NO_SE, HS),),  # 7, C5
-    ),
-    head=1280,  # 1
-    act=HS,
-    rules=_V3_RULES,
-)
-MOBILENETV3_SMALL = Arch(  # Howard et al. 2019, Table 2
-    stem=16,  # 112, C1
-    stages=(
-        (Row("ds", 3, 2, 16 / 16, 16, SE, RE),),  # 56, C2
-        (
-            Row("ir", 3, 2, 72 / 16, 24, NO_SE, RE),  # 28
-            Row("ir", 3, 1, 88 / 24, 24, NO_SE, RE),  # 28, C3
-        ),
-        (
-            Row("ir", 5, 2, 96 / 24, 40, SE, HS),  # 14
-            Row("ir", 5, 1, 240 / 40, 40, SE, HS, repeat=2),  # 14
-        ),
-        (
-            Row("ir", 5, 1, 120 / 40, 48, SE, HS),  # 14
-            Row("ir", 5, 1, 144 / 48, 48, SE, HS),  # 14, C4
-        ),
-        (
-            Row("ir", 5, 2, 288 / 48, 96, SE, HS),  # 7
-            Row("ir", 5, 1, 576 / 96, 96, SE, HS, repeat=2),  # 7
-        ),
-        (Row("cn", 1, 1, 576 / 96, 576, NO_SE, HS),),  # 7, C5
-    ),
-    head=1024,  # 1
-    act=HS,
-    rules=_V3_RULES,
-)
-MOBILENETV2 = Arch(  # Sandler et al. 2018, Table 2
-    stem=32,  # 112
-    stages=(
-        (Row("ds", 3, 1, 1, 16, NO_SE, R6),),  # 112, C1
-        (Row("ir", 3, 2, 6, 24, NO_SE, R6, repeat=2),),  # 56, C2
-        (Row("ir", 3, 2, 6, 32, NO_SE, R6, repeat=3),),  # 28, C3
-        (Row("ir", 3, 2, 6, 64, NO_SE, R6, repeat=4),),  # 14
-        (Row("ir", 3, 1, 6, 96, NO_SE, R6, repeat=3),),  # 14, C4
-        (Row("ir", 3, 2, 6, 160, NO_SE, R6, repeat=3),),  # 7
-        (Row("ir", 3, 1, 6, 320, NO_SE, R6),),  # 7, C5
-    ),
-    head=1280,  # 7: V2 pools after its head
-    act=R6,
-    rules=_V2_RULES,
-)
-
-ARCHS = {
-    "mobilenetv3_large": MOBILENETV3_LARGE,
-    "mobilenetv3_small": MOBILENETV3_SMALL,
-    "mobilenetv2": MOBILENETV2,
-}
+    head_bias: bool = True
 
 
 def plan(arch: Arch, width: float = 1.0, width_rule: str = "timm") -> Plan:
     """Channel counts of every block of `arch` at a width."""
     rule = arch.rules[width_rule]
-    stem = arch.stem if width < rule.keep_stem_below else _scale(arch.stem, width)
+    stem = arch.stem if width < rule.keep_stem_below else scale(arch.stem, width)
     stages = []
     base_in, in_chs = arch.stem, stem  # channels into the next block: at width 1.0, at this width
     for rows in arch.stages:
         blocks = []
         for row in rows:
             for index in range(row.repeat):
-                stride = row.stride if index == 0 else 1
-                blocks.append(_block(row, stride, base_in, in_chs, width, rule))
-                base_in, in_chs = row.channels, blocks[-1].out_chs
+                mid_chs, out_chs = _channels(row, base_in, in_chs, width, rule)
+                blocks.append(
+                    Block(
+                        kind=row.kind,
+                        kernel=row.kernel,
+                        stride=row.stride if index == 0 else 1,
+                        in_chs=in_chs,
+                        mid_chs=mid_chs,
+                        out_chs=out_chs,
+                        # V3 fixes the ratio (section 5.3)
+                        se_chs=make_divisible(mid_chs / 4, arch.se_divisor) if row.se else 0,
+                        act=row.act,
+                        se_act=arch.se_act or row.act,
+                        se_first=arch.se_first,
+                        skip=row.skip,
+                    )
+                )
+                base_in, in_chs = row.channels, out_chs
         stages.append(tuple(blocks))
-    return Plan(stem, tuple(stages), rule.head(arch.head, width), arch.act)
+    return Plan(stem, tuple(stages), rule.head(arch.head, width), arch.act, arch.head_bias)
 
 
-def _block(
-    row: Row, stride: int, base_in: int, in_chs: int, width: float, rule: WidthRule
-) -> Block:
+def _channels(
+    row: Row, base_in: int, in_chs: int, width: float, rule: WidthRule
+) -> Tuple[int, int]:
+    """Channels that a block expands to, and those out of it."""
     mid_chs = make_divisible(in_chs * row.expand)
     if rule.scale_expanded:
-        mid_chs = _scale(round(base_in * row.expand), width)
-    out_chs = _scale(row.channels, width)
+        mid_chs = scale(round(base_in * row.expand), width)
+    out_chs = scale(row.channels, width)
     if row.kind == "cn" and rule.scale_last_input:
         out_chs = make_divisible(in_chs * row.expand)
-    se_chs = make_divisible(mid_chs / 4) if row.se else 0  # V3 fixes the ratio (section 5.3)
-    return Block(row.kind, row.kernel, stride, in_chs, mid_chs, out_chs, se_chs, row.act)
+    return mid_chs, out_chs
+
+
+OUTPUT_STRIDES = (32, 16, 8)
+# Whether the block that gives up its stride is dilated with those after it, as in torchvision, or
+# not yet, as in TensorFlow and timm.
+DILATION_RULES = ("timm", "torchvision")
+
+
+def dilate(network: Plan, output_stride: int, dilation_rule: str = "timm") -> Plan:
+    """The network with maps no coarser than `output_stride`: dilation in the place of strides.
+
+    The weights stay as they are, and see as much of the image as they did.
+    """
+    assert output_stride in OUTPUT_STRIDES and dilation_rule in DILATION_RULES
+    reduction, dilation, stages = 2, 1, []  # the stem has the first stride
+    for stage in network.stages:
+        blocks = []
+        for block in stage:
+            before = dilation
+            if block.stride == 2 and reduction >= output_stride:
+                dilation *= 2
+                if dilation_rule == "torchvision":
+                    # There a block that had a stride gets no residual.
+                    block = block._replace(stride=1, dilation=dilation, skip=False)
+                else:
+                    block = block._replace(stride=1, dilation=before)
+            else:
+                reduction *= block.stride
+                block = block._replace(dilation=dilation)
+            blocks.append(block)
+        stages.append(tuple(blocks))
+    return network._replace(stages=tuple(stages))
 
 
 class Tap(NamedTuple):
@@ -211,12 +221,17 @@ class Tap(NamedTuple):
     reduction: int  # input side / map side
 
 
-def taps(network: Plan) -> List[Tap]:
-    """The last map at each of the strides 2, 4, 8, 16 and 32, in this order (C1..C5)."""
+def taps(network: Plan, output_stride: int = 32) -> List[Tap]:
+    """The last map at each of the strides 2, 4, 8, 16 and 32, in this order (C1..C5).
+
+    Args:
+        network: as `plan` gives it, not dilated yet.
+        output_stride: what `dilate` gets; maps after it in this list keep its reduction.
+    """
     channels, reduction, found = network.stem, 2, []
     for stage, blocks in enumerate(network.stages):
         if blocks[0].stride == 2:
-            found.append(Tap(stage, channels, reduction))
+            found.append(Tap(stage, channels, min(reduction, output_stride)))
             reduction *= 2
         channels = blocks[-1].out_chs
-    return found + [Tap(len(network.stages), channels, reduction)]
+    return found + [Tap(len(network.stages), channels, min(reduction, output_stride))]

@@ -12,6 +12,18 @@ Norm = Callable[[int], nn.Module]  # channels -> a normalisation layer
 # batch norm with its own class, and an activation inside would be lost without a word.
 
 
+def _has_skip(block: Block) -> bool:
+    return block.skip and block.stride == 1 and block.in_chs == block.out_chs
+
+
+def _depthwise(block: Block, channels: int, pad_type: str) -> nn.Conv2d:
+    return depthwise_conv2d(channels, block.kernel, block.stride, pad_type, block.dilation)
+
+
+def _squeeze_excite(block: Block, channels: int) -> nn.Module:
+    return SqueezeExcite(channels, block.se_chs, block.se_act) if block.se_chs else nn.Identity()
+
+
 class DepthwiseSeparable(nn.Module):
     """Depthwise convolution, squeeze-excite, linear 1x1 convolution; the block without expansion.
 
@@ -20,11 +32,11 @@ class DepthwiseSeparable(nn.Module):
 
     def __init__(self, block: Block, norm: Norm, pad_type: str, drop_path: float):
         super().__init__()
-        self.has_skip = block.stride == 1 and block.in_chs == block.out_chs
-        self.conv_dw = depthwise_conv2d(block.in_chs, block.kernel, block.stride, pad_type)
+        self.has_skip = _has_skip(block)
+        self.conv_dw = _depthwise(block, block.in_chs, pad_type)
         self.bn1 = norm(block.in_chs)
         self.act1 = ACTIVATIONS[block.act]()
-        self.se = SqueezeExcite(block.in_chs, block.se_chs) if block.se_chs else nn.Identity()
+        self.se = _squeeze_excite(block, block.in_chs)
         self.conv_pw = conv2d(block.in_chs, block.out_chs, 1)
         self.bn2 = norm(block.out_chs)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -40,18 +52,20 @@ class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise convolution, squeeze-excite, linear 1x1 projection.
 
     (N, in_chs, H, W) -> (N, out_chs, H / stride, W / stride). Sandler et al. 2018, section 3.3.
+    `se_first` puts squeeze-excite before the depthwise convolution's activation (d-li14's V3).
     """
 
     def __init__(self, block: Block, norm: Norm, pad_type: str, drop_path: float):
         super().__init__()
-        self.has_skip = block.stride == 1 and block.in_chs == block.out_chs
+        self.has_skip = _has_skip(block)
         self.conv_pw = conv2d(block.in_chs, block.mid_chs, 1)
         self.bn1 = norm(block.mid_chs)
         self.act1 = ACTIVATIONS[block.act]()
-        self.conv_dw = depthwise_conv2d(block.mid_chs, block.kernel, block.stride, pad_type)
+        self.conv_dw = _depthwise(block, block.mid_chs, pad_type)
         self.bn2 = norm(block.mid_chs)
         self.act2 = ACTIVATIONS[block.act]()
-        self.se = SqueezeExcite(block.mid_chs, block.se_chs) if block.se_chs else nn.Identity()
+        self.se = _squeeze_excite(block, block.mid_chs)
+        self.se_first = block.se_first
         self.conv_pwl = conv2d(block.mid_chs, block.out_chs, 1)
         self.bn3 = norm(block.out_chs)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -59,7 +73,8 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
         x = self.act1(self.bn1(self.conv_pw(x)))
-        x = self.se(self.act2(self.bn2(self.conv_dw(x))))
+        x = self.bn2(self.conv_dw(x))
+        x = self.act2(self.se(x)) if self.se_first else self.se(self.act2(x))
         x = self.bn3(self.conv_pwl(x))
         return self.drop_path(x) + shortcut if self.has_skip else x
 

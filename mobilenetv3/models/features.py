@@ -1,9 +1,54 @@
-"""A network without its head, giving the maps that detection and segmentation build on."""
-from typing import Any, Dict, List, Sequence
+"""A network without its head, giving the maps that detection and segmentation build on.
+
+As the backbone of torchvision's SSDLite (Howard et al. 2019, section 6.3), for torchvision 0.10 and
+later, with the maps at strides 16 and 32 and two more of 64 and 128::
+
+    from collections import OrderedDict
+    from functools import partial
+
+    from torch import nn
+    from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+    from torchvision.models.detection.ssd import SSD
+    from torchvision.models.detection.ssdlite import SSDLiteHead
+
+    from mobilenetv3.models import create_model
+
+    class Backbone(nn.Module):
+        def __init__(self, name, extra=(512, 256)):
+            super().__init__()
+            self.body = create_model(name, features_only=True, out_indices=(3, 4))
+            self.out_channels = [*self.body.feature_info.channels(), *extra]
+            self.extra = nn.ModuleList(
+                nn.Sequential(
+                    nn.Conv2d(in_chs, out_chs // 2, 1, bias=False),
+                    nn.BatchNorm2d(out_chs // 2),
+                    nn.ReLU6(),
+                    nn.Conv2d(out_chs // 2, out_chs, 3, stride=2, padding=1, bias=False),
+                    nn.BatchNorm2d(out_chs),
+                    nn.ReLU6(),
+                )
+                for in_chs, out_chs in zip(self.out_channels[1:], extra)
+            )
+
+        def forward(self, x):
+            maps = self.body(x)
+            for layer in self.extra:
+                maps.append(layer(maps[-1]))
+            return OrderedDict((str(index), each) for index, each in enumerate(maps))
+
+    backbone = Backbone("mobilenetv3_large_100")
+    anchors = DefaultBoxGenerator([[2, 3]] * 4, min_ratio=0.2, max_ratio=0.95)
+    head = SSDLiteHead(
+        backbone.out_channels, anchors.num_anchors_per_location(), 91, partial(nn.BatchNorm2d)
+    )
+    detector = SSD(backbone, anchors, (320, 320), 91, head=head)
+"""
+from typing import Any, Dict, List, Sequence, Tuple
 
 from torch import Tensor, nn
 
 from .arch import Tap
+from .extract import ExtractFeat
 
 
 class FeatureInfo(List[Dict[str, Any]]):
@@ -36,15 +81,16 @@ class FeatureInfo(List[Dict[str, Any]]):
         return [info["module"] for info in self]
 
 
-class MobileNetFeatures(nn.Module):
+class MobileNetFeatures(ExtractFeat, nn.Module):
     """Feature maps of a network: (N, in_chans, H, W) -> [(N, C_i, H / r_i, W / r_i), ...].
 
-    C_i and r_i are in `feature_info`. It takes over the layers of `backbone` and leaves out those
+    C_i and r_i are in `feature_info`; a backbone made with an `output_stride` has no r_i beyond it,
+    but as many maps. It takes over the layers of `backbone` and leaves out those
     after the last map: DistributedDataParallel refuses layers that get no gradient.
 
     Args:
         backbone: a MobileNet.
-        out_indices: which of the strides 2, 4, 8, 16, 32 to give, as indices 0 to 4.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 to give, as indices 0 to 4.
 
     Raises:
         ValueError: for indices that are no rising sequence within 0 to 4.
@@ -74,3 +120,7 @@ class MobileNetFeatures(nn.Module):
             if index + 1 in self.stages:
                 maps.append(x)
         return maps
+
+    def backbone_maps(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """As `forward`, for `extract_feat`."""
+        return tuple(self(x))

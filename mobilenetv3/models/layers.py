@@ -32,17 +32,28 @@ class Conv2dSame(nn.Conv2d):
 
 
 def conv2d(
-    in_chs: int, out_chs: int, kernel: int, stride: int = 1, groups: int = 1, same: bool = False
+    in_chs: int,
+    out_chs: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    same: bool = False,
+    dilation: int = 1,
 ) -> nn.Conv2d:
     """Convolution without bias; `same` pads by TensorFlow's rule."""
+    assert stride == 1 or dilation == 1  # dilation takes the place of strides
     if same and stride > 1:  # at stride 1 the SAME padding of an odd kernel is the symmetric one
         return Conv2dSame(in_chs, out_chs, kernel, stride, groups=groups, bias=False)
-    return nn.Conv2d(in_chs, out_chs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(in_chs, out_chs, kernel, stride, padding, dilation, groups, bias=False)
 
 
-def depthwise_conv2d(channels: int, kernel: int, stride: int, pad_type: str) -> nn.Conv2d:
+def depthwise_conv2d(
+    channels: int, kernel: int, stride: int, pad_type: str, dilation: int = 1
+) -> nn.Conv2d:
     """Convolution of each channel by itself, without bias, padded as one of PAD_TYPES says."""
-    return conv2d(channels, channels, kernel, stride, channels, same=pad_type != "symmetric")
+    same = pad_type != "symmetric"
+    return conv2d(channels, channels, kernel, stride, channels, same, dilation)
 
 
 class HardSwish(nn.Module):
@@ -92,10 +103,10 @@ class SqueezeExcite(nn.Module):
     (N, C, H, W) -> (N, C, H, W). Hu et al. 2018, with the gate of Howard et al. 2019, section 5.3.
     """
 
-    def __init__(self, channels: int, reduced: int):
+    def __init__(self, channels: int, reduced: int, act: str = "relu"):
         super().__init__()
         self.conv_reduce = nn.Conv2d(channels, reduced, 1)
-        self.act1 = nn.ReLU(inplace=True)
+        self.act1 = ACTIVATIONS[act]()
         self.conv_expand = nn.Conv2d(reduced, channels, 1)
         self.gate = HardSigmoid()
 

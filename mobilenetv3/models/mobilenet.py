@@ -1,15 +1,17 @@
 """MobileNetV3 and MobileNetV2, with timm's parameter names and model interface."""
 import math
 from functools import partial
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Type
 
 from torch import Tensor, nn
 
-from .arch import ARCHS, WIDTH_RULES, Plan, plan, taps
+from .arch import ARCHS, DILATION_RULES, OUTPUT_STRIDES, Plan, dilate, plan, taps
 from .blocks import BLOCKS, Norm
+from .extract import ExtractFeat
 from .features import FeatureInfo
 from .layers import ACTIVATIONS, PAD_TYPES, conv2d
 from .names import name_of
+from .tables import WIDTH_RULES
 
 GLOBAL_POOLS = ("avg", "")  # timm's words; "" leaves the map as it is
 
@@ -25,10 +27,12 @@ _VALID = {
     "bn_eps": (lambda v: 0.0 < v < math.inf, "a number above 0"),
     "bn_momentum": (lambda v: 0.0 < v <= 1.0, "above 0 and at most 1"),
     "pad_type": (lambda v: v in PAD_TYPES, f"one of {', '.join(PAD_TYPES)}"),
+    "output_stride": (lambda v: v in OUTPUT_STRIDES, "32, 16 or 8"),
+    "dilation_rule": (lambda v: v in DILATION_RULES, f"one of {', '.join(DILATION_RULES)}"),
 }
 
 
-class MobileNet(nn.Module):
+class MobileNet(ExtractFeat, nn.Module):
     """What the networks share: stem, blocks, classifier. Use one of the classes at the end.
 
     Attributes as in timm: `num_classes`; `num_features`, the channels of `forward_features`;
@@ -49,9 +53,12 @@ class MobileNet(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        bn_eps: float = 1e-5,
+        bn_eps: Optional[float] = None,
         bn_momentum: float = 0.1,
-        pad_type: str = "symmetric",
+        pad_type: Optional[str] = None,
+        output_stride: int = 32,
+        dilation_rule: str = "timm",
+        family: Optional[str] = None,
     ):
         """Build the network with random weights.
 
@@ -64,15 +71,24 @@ class MobileNet(nn.Module):
             drop_rate: probability of dropout before the classifier.
             drop_path_rate: probability that a sample skips a residual block; block i of n has i / n
                 of it.
-            bn_eps: added to the variance; 1e-5 in timm, 1e-3 in torchvision's V3.
+            bn_eps: added to the variance; 1e-5 in timm, 1e-3 in torchvision's V3. None for the
+                family's own: 1e-5, but 1e-3 for TensorFlow's and mobilenetv3_rw.
             bn_momentum: share of the new batch in the running statistics.
             pad_type: "symmetric", or TensorFlow's "same" for all convolutions, or that for the
-                depthwise ones only ("same_depthwise", MindCV's V3).
+                depthwise ones only ("same_depthwise", MindCV's V3). None for the family's own:
+                "symmetric", but "same" for TensorFlow's.
+            output_stride: 32, or 16 or 8 to have dilation in the place of the strides after it.
+            dilation_rule: "timm", or "torchvision" to dilate also the blocks that lose a stride.
+            family: a key of FAMILIES for a network that differs from this class's in a detail.
 
         Raises:
             ValueError: for a value out of its range.
         """
         super().__init__()
+        self.family = family or self.family
+        if not isinstance(self, FAMILIES.get(self.family, ())):
+            raise ValueError(f"family is {family!r}, which is no {type(self).__name__}.")
+        arch = ARCHS[self.family]
         self._configure({
             "arch": name_of(self.family, width_mult),
             "num_classes": num_classes,
@@ -82,14 +98,18 @@ class MobileNet(nn.Module):
             "global_pool": global_pool,
             "drop_rate": drop_rate,
             "drop_path_rate": drop_path_rate,
-            "bn_eps": bn_eps,
+            "bn_eps": arch.defaults.bn_eps if bn_eps is None else bn_eps,
             "bn_momentum": bn_momentum,
-            "pad_type": pad_type,
+            "pad_type": arch.defaults.pad_type if pad_type is None else pad_type,
+            "output_stride": output_stride,
+            "dilation_rule": dilation_rule,
         })
-        network = plan(ARCHS[self.family], width_mult, width_rule)
-        norm = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
-        self.feature_info = FeatureInfo.from_taps(taps(network))
+        pad_type = self.config["pad_type"]
+        network = plan(arch, width_mult, width_rule)
+        norm = partial(nn.BatchNorm2d, eps=self.config["bn_eps"], momentum=bn_momentum)
+        self.feature_info = FeatureInfo.from_taps(taps(network, output_stride))
 
+        network = dilate(network, output_stride, dilation_rule)
         self.conv_stem = conv2d(in_chans, network.stem, 3, 2, same=pad_type == "same")
         self.bn1 = norm(network.stem)
         self.act1 = ACTIVATIONS[network.act]()
@@ -108,15 +128,17 @@ class MobileNet(nn.Module):
             raise ValueError("global_pool '' leaves nothing to classify: it needs num_classes 0.")
         self.config = config
         self.num_classes = config["num_classes"]
+        images = ARCHS[self.family].defaults
+        side = images.img_size
         self.default_cfg = self.pretrained_cfg = {
             "architecture": config["arch"],
             "num_classes": config["num_classes"],
-            "input_size": (config["in_chans"], 224, 224),
-            "pool_size": (7, 7),
-            "crop_pct": 0.875,
-            "interpolation": "bicubic",
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
+            "input_size": (config["in_chans"], side, side),
+            "pool_size": (side // config["output_stride"],) * 2,
+            "crop_pct": images.crop_pct,
+            "interpolation": images.interpolation,
+            "mean": images.mean,
+            "std": images.std,
             "first_conv": "conv_stem",
             "classifier": "classifier",
         }
@@ -158,7 +180,7 @@ class MobileNetV3(MobileNet):
 
     def _make_head(self, network: Plan, norm: Norm) -> None:
         self.num_features = network.stages[-1][-1].out_chs
-        self.conv_head = nn.Conv2d(self.num_features, network.head, 1)
+        self.conv_head = nn.Conv2d(self.num_features, network.head, 1, bias=network.head_bias)
         self.act2 = ACTIVATIONS[network.act]()
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -205,7 +227,21 @@ class MobileNetV3_Small(MobileNetV3):  # noqa: N801
     family = "mobilenetv3_small"
 
 
-FAMILIES = {cls.family: cls for cls in (MobileNetV3_Large, MobileNetV3_Small, MobileNetV2)}
+FAMILIES: Dict[str, Type[MobileNet]] = {  # a key of ARCHS -> the class that builds it
+    "mobilenetv3_large": MobileNetV3_Large,
+    "mobilenetv3_large_150d": MobileNetV3_Large,
+    "mobilenetv3_rw": MobileNetV3_Large,
+    "tf_mobilenetv3_large": MobileNetV3_Large,
+    "tf_mobilenetv3_large_minimal": MobileNetV3_Large,
+    "dli14_mobilenetv3_large": MobileNetV3_Large,
+    "mobilenetv3_small": MobileNetV3_Small,
+    "tf_mobilenetv3_small": MobileNetV3_Small,
+    "tf_mobilenetv3_small_minimal": MobileNetV3_Small,
+    "dli14_mobilenetv3_small": MobileNetV3_Small,
+    "mobilenetv2": MobileNetV2,
+    "mobilenetv2_110d": MobileNetV2,
+    "mobilenetv2_120d": MobileNetV2,
+}
 
 
 def _make_blocks(network: Plan, norm: Norm, pad_type: str, drop_path_rate: float) -> nn.Sequential:

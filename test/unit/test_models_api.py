@@ -1,4 +1,4 @@
-"""What a user does with a model: options, configuration, heads, feature maps, saving, scripting."""
+"""What a user does with a model: options, configuration, heads, saving, scripting."""
 import copy
 import io
 import json
@@ -11,7 +11,6 @@ from mobilenetv3.models import (
     MobileNetV3_Large,
     MobileNetV3_Small,
     create_model,
-    list_models,
 )
 
 SMALL, V2 = "mobilenetv3_small_050", "mobilenetv2_035"
@@ -51,6 +50,53 @@ def test_another_width_than_the_names_is_refused():
         create_model("mobilenetv3_small_075", width_mult=0.6)
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_rw", "mobilenetv3_large_150d"])
+def test_a_network_of_a_single_width_has_no_other(name):
+    with pytest.raises(ValueError, match=rf"{name} has width 1\.[05], not 0.75\.$"):
+        create_model(name, width_mult=0.75)
+
+
+def test_a_family_of_weights_from_tensorflow_takes_any_width_too():
+    model = create_model("tf_mobilenetv3_small", width_mult=0.6)
+    assert model.config["arch"] == "tf_mobilenetv3_small"
+    assert (model.config["bn_eps"], model.config["pad_type"]) == (1e-3, "same")
+    assert create_model(**model.config).config == model.config
+
+
+@pytest.mark.parametrize(
+    "name, bn_eps, pad_type",
+    [
+        ("mobilenetv3_large_100", 1e-5, "symmetric"),
+        ("mobilenet_v3_small_075", 1e-5, "symmetric"),
+        ("mobilenetv2_110d", 1e-5, "symmetric"),
+        ("mobilenetv3_rw", 1e-3, "symmetric"),
+        ("tf_mobilenetv3_small_minimal_100", 1e-3, "same"),
+        ("dli14_mobilenetv3_small_075", 1e-5, "symmetric"),
+    ],
+)
+def test_a_name_implies_epsilon_and_padding_unless_they_are_given(name, bn_eps, pad_type):
+    config = create_model(name).config
+    assert (config["bn_eps"], config["pad_type"]) == (bn_eps, pad_type)
+    config = create_model(name, bn_eps=0.5, pad_type="same_depthwise").config
+    assert (config["bn_eps"], config["pad_type"]) == (0.5, "same_depthwise")
+
+
+def test_a_class_builds_the_families_of_its_own_kind_only():
+    assert MobileNetV3_Small(family="tf_mobilenetv3_small").config["pad_type"] == "same"
+    for family in ("mobilenetv3_large", "mobilenetv2", "resnet"):
+        with pytest.raises(ValueError, match=f"'{family}', which is no MobileNetV3_Small"):
+            MobileNetV3_Small(family=family)
+
+
+@pytest.mark.parametrize("name", ["xiaolai2023_mobilenetv3_small", "lraspp_mobilenetv3_small"])
+@pytest.mark.parametrize(
+    "option, value", [("features_only", True), ("width_rule", "timm"), ("output_stride", 8)]
+)
+def test_an_option_that_a_graph_does_not_have_is_refused(name, option, value):
+    with pytest.raises(ValueError, match=f"{name} has no option {option}; it was given {value!r}"):
+        create_model(name, **{option: value})
+
+
 @pytest.mark.parametrize("build", [lambda **o: create_model(SMALL, **o), MobileNetV3_Small])
 def test_a_misspelt_option_is_an_error_that_names_it(build):
     with pytest.raises(TypeError, match="drop_ratio"):
@@ -72,6 +118,8 @@ def test_a_misspelt_option_is_an_error_that_names_it(build):
         ("bn_eps", 0.0),
         ("bn_momentum", 1.5),
         ("pad_type", "valid"),
+        ("output_stride", 4),
+        ("dilation_rule", "mindcv"),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_names_both(option, value):
@@ -122,6 +170,7 @@ def test_drop_path_grows_with_the_depth_and_spares_blocks_without_a_skip():
         {"width_rule": "torchvision", "bn_eps": 1e-3, "bn_momentum": 0.01},
         {"drop_rate": 0.2, "drop_path_rate": 0.1, "pad_type": "same_depthwise"},
         {"features_only": True, "out_indices": (1, 3), "pad_type": "same"},
+        {"output_stride": 16, "dilation_rule": "torchvision", "features_only": True},
     ],
 )
 def test_the_configuration_survives_json_and_builds_the_same_network(options):
@@ -197,49 +246,6 @@ def test_the_classifier_is_replaced_and_nothing_else(name):
     assert model.config["num_classes"] == 0
 
 
-# Feature maps -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", list_models())
-def test_feature_maps_have_strides_2_to_32(name):
-    model = create_model(name, features_only=True).eval()
-    maps = model(image(side=64))
-    assert [tuple(m.shape[1:]) for m in maps] == [
-        (info["num_chs"], 64 // info["reduction"], 64 // info["reduction"])
-        for info in model.feature_info
-    ]
-    assert model.feature_info.reduction() == [2, 4, 8, 16, 32]
-
-
-@pytest.mark.parametrize("name", [SMALL, V2])
-def test_feature_info_names_the_modules_that_make_the_maps(name):
-    model = create_model(name, features_only=True).eval()
-    seen = []
-    for module in model.feature_info.module_name():
-        dict(model.named_modules())[module].register_forward_hook(
-            lambda _module, _inputs, output: seen.append(output)
-        )
-    assert all(torch.equal(ours, hooked) for ours, hooked in zip(model(image()), seen))
-    assert len(seen) == 5
-
-
-def test_out_indices_choose_maps_and_leave_out_what_comes_after():
-    full = create_model(SMALL, features_only=True).eval()
-    part = create_model(SMALL, features_only=True, out_indices=(1, 3)).eval()
-    part.load_state_dict({k: v for k, v in full.state_dict().items() if k in part.state_dict()})
-    assert part.feature_info.reduction() == [4, 16]
-    for ours, expected in zip(part(image()), [full(image())[i] for i in (1, 3)]):
-        assert torch.equal(ours, expected)
-    sum(m.sum() for m in part.train()(image())).backward()
-    assert all(p.grad is not None for p in part.parameters())  # DistributedDataParallel asks for it
-
-
-@pytest.mark.parametrize("indices", [(), (5,), (-1,), (3, 1), (1, 1)])
-def test_out_indices_that_are_no_rising_sequence_are_refused(indices):
-    with pytest.raises(ValueError, match="out_indices is .* rising numbers of 0 to 4"):
-        create_model(SMALL, features_only=True, out_indices=indices)
-
-
 # Saving, moving, scripting ----------------------------------------------------------------------
 
 
@@ -284,13 +290,6 @@ def test_scripted_and_traced_networks_give_the_same_at_any_size(name, pad_type):
             expected = model(image(side=side))
             for form in forms:
                 assert (form(image(side=side)) - expected).abs().max() <= 1e-6
-
-
-def test_scripted_feature_maps_are_the_same():
-    model = create_model(SMALL, features_only=True, out_indices=(0, 4)).eval()
-    with torch.no_grad():
-        for ours, expected in zip(torch.jit.script(model)(image()), model(image())):
-            assert torch.equal(ours, expected)
 
 
 def test_a_scripted_network_trains_with_dropout_and_drop_path():

@@ -2,7 +2,7 @@
 import pytest
 
 from mobilenetv3.models import create_model
-from mobilenetv3.models.arch import ARCHS, make_divisible, plan, taps
+from mobilenetv3.models.arch import ARCHS, dilate, make_divisible, plan, taps
 from mobilenetv3.models.counts import count_params
 
 # Howard et al. 2019, Tables 1 and 2, bneck rows: kernel, exp size, #out, SE, NL, stride.
@@ -82,6 +82,66 @@ def test_there_is_one_tap_for_each_stride(family):
     assert [tap.reduction for tap in taps(plan(ARCHS[family]))] == [2, 4, 8, 16, 32]
 
 
+@pytest.mark.parametrize(
+    "family, stages",
+    # timm's depth 1.2 of 1, 2, 3, 4, 2, 3 and 1 blocks, rounded up; its V2 keeps the two ends.
+    [
+        ("mobilenetv3_large_150d", [2, 3, 4, 5, 3, 4, 2]),
+        ("mobilenetv2_110d", [1, 3, 4, 5, 4, 4, 1]),
+        ("mobilenetv2_120d", [1, 3, 5, 6, 5, 5, 1]),
+    ],
+)
+def test_a_deeper_network_repeats_blocks_but_never_a_stride(family, stages):
+    network = plan(ARCHS[family])
+    assert [len(stage) for stage in network.stages] == stages
+    strides = [[block.stride for block in stage] for stage in network.stages]
+    assert all(set(stage[1:]) <= {1} for stage in strides)
+    assert sum(stage[0] == 2 for stage in strides) == 4
+
+
+def test_the_deeper_v2_keeps_stem_and_head_at_any_width():
+    assert (plan(ARCHS["mobilenetv2_110d"], 1.1).stem, plan(ARCHS["mobilenetv2"], 1.2).stem) == (
+        32, 40
+    )
+    assert plan(ARCHS["mobilenetv2_120d"], 1.2).head == 1280
+
+
+def test_minimal_networks_have_plain_layers_only():
+    blocks = blocks_of("tf_mobilenetv3_large_minimal")
+    assert {(b.kernel, b.se_chs, b.act) for b in blocks} == {(3, 0, "relu"), (1, 0, "relu")}
+    shapes = [(b.mid_chs, b.out_chs, b.stride) for b in blocks]
+    assert shapes == [(b.mid_chs, b.out_chs, b.stride) for b in blocks_of("mobilenetv3_large")]
+
+
+def test_timms_first_v3_squeezes_to_a_plain_quarter_and_has_no_first_residual():
+    first, *others = blocks_of("mobilenetv3_rw")
+    assert (first.skip, {block.skip for block in others}) == (False, {True})
+    sizes = {(b.mid_chs, b.se_chs, b.se_act) for b in others if b.se_chs}
+    assert (72, 18, "relu") in sizes and (960, 240, "hard_swish") in sizes
+
+
+@pytest.mark.parametrize(
+    "output_stride, rule, dilations",
+    # Of the blocks with the strides 16 and 32 of V3-Large, that is of the stages 3, 4 and 5.
+    [
+        (32, "timm", "1111 11 111"),
+        (16, "timm", "1111 11 122"),
+        (16, "torchvision", "1111 11 222"),
+        (8, "timm", "1222 22 244"),
+        (8, "torchvision", "2222 22 444"),
+    ],
+)
+def test_dilation_takes_the_place_of_strides(output_stride, rule, dilations):
+    network = dilate(plan(ARCHS["mobilenetv3_large"]), output_stride, rule)
+    stages = ["".join(str(b.dilation) for b in stage) for stage in network.stages[3:6]]
+    assert " ".join(stages) == dilations
+    strides = [block.stride for stage in network.stages for block in stage]
+    assert 2 * 2 ** strides.count(2) == output_stride
+    assert [t.reduction for t in taps(plan(ARCHS["mobilenetv3_large"]), output_stride)] == [
+        min(reduction, output_stride) for reduction in (2, 4, 8, 16, 32)
+    ]
+
+
 def test_squeeze_excite_is_a_quarter_of_the_expansion_rounded_to_8():
     sizes = {b.mid_chs: b.se_chs for b in blocks_of("mobilenetv3_large") if b.se_chs}
     # 72 / 4 = 18 becomes 24, because 16 is less than 90% of 18.
@@ -133,6 +193,12 @@ def test_v2_head_grows_with_the_width_but_never_shrinks():
         ("mobilenetv2_075", "timm", 2_636_424),
         ("mobilenetv2_100", "timm", 3_504_872),
         ("mobilenetv2_140", "timm", 6_108_776),
+        ("mobilenetv3_large_150d", "timm", 14_622_320),
+        ("mobilenetv3_rw", "timm", 5_479_918),
+        ("tf_mobilenetv3_large_minimal_100", "timm", 3_924_288),
+        ("tf_mobilenetv3_small_minimal_100", "timm", 2_044_736),
+        ("mobilenetv2_110d", "timm", 4_516_520),
+        ("mobilenetv2_120d", "timm", 5_831_144),
         ("mobilenetv3_small_050", "torchvision", 917_264),
         ("mobilenetv3_small_075", "torchvision", 1_653_920),
         ("mobilenetv3_large_075", "torchvision", 3_377_576),

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mobilenetv3.models import create_model
+from mobilenetv3.models import create_model, list_models
 from mobilenetv3.models.__main__ import main
 from mobilenetv3.models.counts import count_macs, count_params
 
@@ -50,17 +50,22 @@ def test_running_statistics_are_no_parameters():
 def test_the_table_lists_every_network_and_its_other_names(capsys):
     assert main(["--img-size", "64"]) == 0
     table = rows(capsys.readouterr().out)
-    assert len(table) == 12  # ten of timm's names, and the two of MindCV that are other networks
+    assert list(table)[:32] == list_models()
+    # The two of MindCV that are other networks than timm's of width 0.75.
+    assert list(table)[32:] == ["mobilenet_v3_large_075", "mobilenet_v3_small_075"]
     params, macs, side, aliases = table["mobilenetv3_large_100"]
     assert (params, side) == ("5.48", "3x64x64")
     assert "mobilenet_v3_large" in aliases.split(", ")
     assert table["mobilenet_v3_small_075"][0] == "1.65"
     assert table["mobilenetv3_small_075"][0] == "2.04"
+    assert table["lraspp_mobilenetv3_large"][0] == "3.22"  # 3,221,538 with torchvision's 21 classes
 
 
 def test_a_filter_matches_names_and_aliases(capsys):
     assert main(["v2_1", "--img-size", "32"]) == 0
-    assert list(rows(capsys.readouterr().out)) == ["mobilenetv2_100", "mobilenetv2_140"]
+    assert list(rows(capsys.readouterr().out)) == [
+        "mobilenetv2_100", "mobilenetv2_110d", "mobilenetv2_120d", "mobilenetv2_140"
+    ]
     assert main(["mobilenet-*-050", "--img-size", "32"]) == 0
     assert list(rows(capsys.readouterr().out)) == ["mobilenetv3_small_050"]
 
