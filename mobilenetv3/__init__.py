@@ -13,7 +13,10 @@ __version__ = "0.1.0"
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 _PUBLIC = {
+    "classify": "mobilenetv3.api",
     "create_model": "mobilenetv3.models",
+    "inference_model": "mobilenetv3.api",
+    "init_model": "mobilenetv3.api",
     "list_models": "mobilenetv3.models",
     "MobileNetV2": "mobilenetv3.models",
     "MobileNetV3_Large": "mobilenetv3.models",
