@@ -138,6 +138,20 @@ class Flag(argparse.Action):
         setattr(namespace, self.dest, option_string not in self.off)
 
 
+class Several(argparse.Action):
+    """One value or more; where the option stands again, its values are added to the others."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, type: Callable, metavar: str,
+                 help: str):
+        super().__init__(
+            option_strings, dest, nargs="+", type=type, default=[], metavar=metavar, help=help
+        )
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else []), *values])
+
+
 def _off(option: str) -> str:
     return "--no_" + option[2:]
 
@@ -160,7 +174,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.MetavarTypeHe
 
     def _get_help_string(self, action):
         default = action.default
-        if default is None or default is False or default in ("", argparse.SUPPRESS):
+        if default is None or default is False or default in ("", [], argparse.SUPPRESS):
             return action.help
         values = default if isinstance(default, list) else [default]
         shown = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)

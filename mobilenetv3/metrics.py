@@ -5,6 +5,11 @@ from typing import List, NamedTuple
 import torch
 
 
+def ranked(output: torch.Tensor) -> torch.Tensor:
+    """The five likeliest classes, or all where there are fewer, best first: (N, C) -> (N, <= 5)."""
+    return output.detach().topk(min(5, output.shape[1]), 1).indices
+
+
 def batch_row(loss: torch.Tensor, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Sums of one batch, left on the device so that no step waits for it.
 
@@ -20,8 +25,7 @@ def batch_row(loss: torch.Tensor, output: torch.Tensor, target: torch.Tensor) ->
     """
     if target.dim() == 2:
         target = target.argmax(1)
-    top5 = output.detach().topk(min(5, output.shape[1]), 1).indices
-    hits = top5 == target[:, None]
+    hits = ranked(output) == target[:, None]
     loss = loss.detach().float()
     images = torch.full_like(loss, len(target))  # a fill, where a copy from the host would wait
     return torch.stack([loss * images, hits[:, 0].sum().float(), hits.any(1).sum().float(), images])
