@@ -18,6 +18,7 @@ _PUBLIC = {
     "inference_model": "mobilenetv3.api",
     "init_model": "mobilenetv3.api",
     "list_models": "mobilenetv3.models",
+    "load_model": "mobilenetv3.api",
     "MobileNetV2": "mobilenetv3.models",
     "MobileNetV3_Large": "mobilenetv3.models",
     "MobileNetV3_Small": "mobilenetv3.models",

@@ -1,0 +1,189 @@
+"""Reading a checkpoint of any family: what it holds, by our names."""
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
+
+from torch import Tensor
+
+from mobilenetv3 import checkpoint
+from mobilenetv3.files import PathLike
+from mobilenetv3.models.arch import ARCHS, plan
+from mobilenetv3.models.names import name_of, resolve_name, takes_any_width
+
+from . import dli14, lraspp, mindcv, mmpretrain, own, timm, torchvision, xiaolai
+from .fit import fit
+from .source import Content, Network, Source, dict_of, names_of
+from .translate import to_ours
+from .unwrap import unwrap
+
+SOURCES: Tuple[Source, ...] = (
+    timm.SOURCE, torchvision.SOURCE, mmpretrain.SOURCE, mindcv.SOURCE, dli14.SOURCE,
+)
+GRAPHS = {"torchvision": lraspp, "xiaolai": xiaolai}  # with classes of their own
+
+# Files that people have beside those, by a key or a part of one.
+STRANGERS = (
+    ("head.classification_head.", "it is torchvision's SSDLite detector; the backbone of a new one "
+     "comes from a classifier's weights, the detector itself from torchvision.models.detection"),
+    ("classifier.0.convs.", "it is torchvision's DeepLabV3; of the segmentation networks, LR-ASPP "
+     "is known here"),
+    ("_packed_params", "it is a quantized network; convert the weights that it was made from"),
+    (".activation_post_process", "it is a network prepared for quantization; convert the weights "
+     "that it was made from"),
+)
+
+
+class Weights(NamedTuple):
+    """The weights of one network, ready to be loaded."""
+
+    family: str
+    """Where they come from: own, timm, torchvision, mmpretrain, mindcv, d-li14 or xiaolai."""
+    state_dict: Dict[str, Tensor]
+    """By our names, floating-point numbers as float32."""
+    config: Dict[str, Any]
+    """create_model(**config) builds the network."""
+    classes: Optional[List[str]]
+    """Names of the classes, where the file has them."""
+    prepare: Dict[str, Any]
+    """img_size, mean, std, crop_pct, interpolation: how the images have to be prepared."""
+    notes: List[str]
+    """What was found and how it was decided, a line each."""
+    path: str
+
+
+def read(path: PathLike, ema: Optional[bool] = None, arch: Optional[str] = None) -> Weights:
+    """Read weights of any family that is known here, by the content of the file.
+
+    Args:
+        path: .pth, .pth.tar, .pt, .safetensors or .ckpt.
+        ema: True for averaged weights, False for those as they were trained; None for what the
+            family's own commands take: averaged ones from this package's checkpoints (where there
+            are any) and mmengine's, else those as they were trained.
+        arch: which network it is, where the file leaves it open: timm's tf_ networks have the names
+            and shapes of those without.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or refused, its family is unknown, it is not all of a
+            network (lists the differences), or it has no averaged weights.
+    """
+    path = os.fspath(path)
+    state = checkpoint.load(path)
+    metadata = checkpoint.metadata_of(path)
+    try:
+        state = own.from_metadata(metadata, state) or state
+        content = unwrap(state, ema)
+        content = content._replace(
+            path=path, extras={**metadata, **content.extras, "told": arch}
+        )
+        weights = _read_own(state, content) if own.claims(state) else _read_foreign(content)
+        if arch:
+            _check_told(weights, arch)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    return weights._replace(notes=[describe(weights), *weights.notes])
+
+
+def describe(weights: Weights) -> str:
+    """The network of some weights in one line."""
+    config = weights.config
+    shown = [f"{config['num_classes']} classes"]
+    if config["in_chans"] != 3:
+        shown.append(f"{config['in_chans']} input channels")
+    if config.get("width_mult", 1.0) != 1.0:
+        shown.append(f"width {width_of(config)}")
+    shown += [f"{key} {config[key]}" for key in ("bn_eps", "pad_type") if key in config]
+    return f"{weights.family}: {config['arch']}, {', '.join(shown)}"
+
+
+def width_of(config: Dict[str, Any]) -> str:
+    """The width of a network, and where there are two rules, the rule it follows."""
+    arch, width = ARCHS[resolve_name(config["arch"]).family], config["width_mult"]
+    has_two = plan(arch, width, "timm") != plan(arch, width, "torchvision")
+    return f"{width:g}" + (f" by {config['width_rule']}'s rule" if has_two else "")
+
+
+def _read_own(state: Dict[str, Any], content: Content) -> Weights:
+    config, source = dict(state["model"]), dict_of(state.get("source"))
+    for key, kind in (("arch", str), ("num_classes", int), ("in_chans", int)):
+        if not isinstance(config.get(key), kind):
+            raise ValueError(f"its description of the network has {key} {config.get(key)!r}")
+    resolve_name(config["arch"])
+    notes = _average_note(content)
+    if source:
+        notes.append(f"converted from {source.get('family')}'s {source.get('file')}")
+    return Weights("own", content.tensors, config, names_of(state.get("classes")),
+                   own.prepare_of(state), notes, content.path)
+
+
+def _read_foreign(content: Content) -> Weights:
+    keys = set(content.tensors)
+    graph = next((name for name, module in GRAPHS.items() if module.claims(keys)), None)
+    source = next((source for source in SOURCES if source.claims(keys)), None)
+    if graph:
+        tensors, facts = GRAPHS[graph].read(content.tensors, content.extras)
+        family, config = graph, {"arch": facts.arch}
+        classifier = ("classifier.low_classifier.weight", "linear4.weight")
+        stem = ("backbone.conv_stem.weight", "conv1.weight")
+    elif source:
+        network = fit(source, layer_shapes(content.tensors))
+        tensors, facts = to_ours(source, network, content.tensors), source.facts(content, network)
+        family, config = source.name, _config_of(facts.arch, network)
+        classifier, stem = ("classifier.weight",), ("conv_stem.weight",)
+    else:
+        raise ValueError(_unknown(keys))
+    config["num_classes"] = _size(tensors, classifier, 0)
+    config["in_chans"] = _size(tensors, stem, 1)
+    config.update(facts.options)
+    classes = facts.classes
+    if classes is not None and len(classes) != config["num_classes"]:
+        classes = None
+    return Weights(family, tensors, config, classes, facts.prepare,
+                   [*_average_note(content), *facts.notes], content.path)
+
+
+def layer_shapes(tensors: Dict[str, Tensor]) -> Dict[str, Tuple[int, ...]]:
+    """Layer -> shape of its weight (MindSpore calls a norm's gamma)."""
+    return {
+        name.rpartition(".")[0]: tuple(value.shape)
+        for name, value in tensors.items()
+        if name.endswith((".weight", ".gamma"))
+    }
+
+
+def _config_of(arch: str, network: Network) -> Dict[str, Any]:
+    return {"arch": name_of(arch, network.width), "width_mult": network.width,
+            "width_rule": network.width_rule}
+
+
+def _size(tensors: Dict[str, Tensor], names: Tuple[str, ...], dim: int) -> int:
+    """The size of the one tensor that is there; 0 where none is."""
+    return next((tensors[name].shape[dim] for name in names if name in tensors), 0)
+
+
+def _average_note(content: Content) -> List[str]:
+    if content.averaged is None:
+        return []
+    taken, other = ("averaged (EMA)", "trained") if content.averaged else ("trained", "averaged")
+    return [f"the file has two sets of weights: the {taken} ones are taken, not the {other} ones"]
+
+
+def _check_told(weights: Weights, arch: str) -> None:
+    """Raise ValueError where the weights are not those of the network that they are taken for."""
+    told, found = resolve_name(arch), resolve_name(weights.config["arch"])
+    same_width = takes_any_width(arch) or told.width == weights.config.get("width_mult", 1.0)
+    if told.family != found.family or not same_width:
+        raise ValueError(
+            f"it is a {weights.config['arch']} by its names and shapes, not a {arch}"
+        )
+
+
+def _unknown(keys: Set[str]) -> str:
+    for part, sentence in STRANGERS:
+        if any(part in key for key in keys):
+            return sentence
+    known = ", ".join([source.name for source in SOURCES] + ["xiaolai"])
+    return (
+        f"its names belong to no family known here ({known}); the first of {len(keys)}: "
+        f"{', '.join(sorted(keys)[:4])}"
+    )
+

@@ -1,0 +1,166 @@
+"""Weights into networks that are already there, or that differ from theirs."""
+import functools
+
+import pytest
+import torch
+
+from mobilenetv3 import convert
+from mobilenetv3.models import MobileNetV3_Large, create_model
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+@functools.lru_cache(maxsize=None)
+def given(arch, **options):
+    """Weights as `read` gives them, of a network with random values."""
+    torch.manual_seed(0)
+    model = create_model(arch, **options)
+    return convert.Weights("timm", model.state_dict(), model.config, None, {}, [], "file.pth")
+
+
+def fresh(weights):
+    return weights._replace(notes=[])
+
+
+def test_another_class_count_replaces_only_the_classifier():
+    weights = fresh(given("mobilenetv3_small_050", num_classes=12))
+    model = convert.build(weights, num_classes=5)
+    assert model(IMAGES).shape == (2, 5)
+    assert weights.notes == ["the weights have 12 classes: the model's classifier, of 5, starts "
+                             "afresh"]
+    for name, value in model.state_dict().items():
+        assert name.startswith("classifier.") or torch.equal(value, weights.state_dict[name])
+
+
+def test_no_classifier_leaves_theirs_out():
+    weights = fresh(given("mobilenetv3_small_050", num_classes=12))
+    model = convert.build(weights, num_classes=0)
+    assert model(IMAGES).shape == (2, 1024)
+    assert weights.notes == ["the weights' classifier of 12 classes was left out"]
+
+
+def test_weights_without_a_classifier_leave_the_models_alone():
+    weights = fresh(given("mobilenetv3_small_050", num_classes=0))
+    model = create_model("mobilenetv3_small_050", num_classes=4)
+    own = model.classifier.weight.clone()
+    notes = convert.load_into(model, weights)
+    assert torch.equal(model.classifier.weight, own)
+    assert notes == ["the weights have no classifier: the model's, of 4 classes, starts afresh"]
+
+
+def test_one_channel_is_the_sum_of_three():
+    weights = fresh(given("mobilenetv2_035", num_classes=3))
+    model = convert.build(weights, in_chans=1)
+    assert weights.notes == ["the stem's 3 input channels were summed to one"]
+    grey = IMAGES[:, :1]
+    with torch.no_grad():  # an image of three equal channels gives the same
+        expected = convert.build(fresh(weights))(grey.expand(-1, 3, -1, -1))
+        assert (model(grey) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("theirs, ours", [(3, 4), (1, 3)])
+def test_other_numbers_of_channels_are_refused(theirs, ours):
+    weights = given("mobilenetv2_035", num_classes=3, in_chans=theirs)
+    with pytest.raises(ValueError, match=f"stem takes {theirs} channels, the model's {ours}; only"):
+        convert.build(fresh(weights), in_chans=ours)
+
+
+def test_another_width_lists_the_differing_shapes():
+    weights = given("mobilenetv3_small_050", num_classes=3)
+    model = create_model("mobilenetv3_small_075", num_classes=3)
+    with pytest.raises(ValueError, match=(
+        r"file\.pth holds a mobilenetv3_small_050 \(width 0\.5 by timm's rule\), the model is a "
+        r"mobilenetv3_small_075 \(.*\): \d+ of another shape: blocks\.0\.0\.conv_pw\.weight "
+        r"\(8, 16, 1, 1\) \(the model's is \(16, 16, 1, 1\)\), .*, \.\.\.$"
+    )):
+        convert.load_into(model, weights)
+
+
+def test_another_network_lists_what_is_missing_and_unexpected():
+    weights = given("mobilenetv2_035", num_classes=3)
+    model = create_model("mobilenetv3_small_050", num_classes=3)
+    with pytest.raises(ValueError, match=r": \d+ missing: .*; \d+ unexpected: .*; \d+ of another"):
+        convert.load_into(model, weights)
+
+
+def test_a_graph_of_equal_names_and_shapes_is_another_network():
+    weights = given("dli14_mobilenetv3_small_100", num_classes=3)
+    model = create_model("mobilenetv3_small_100", num_classes=3)
+    assert {k: v.shape for k, v in model.state_dict().items()} == {
+        k: v.shape for k, v in weights.state_dict.items()}
+    with pytest.raises(ValueError, match="equal names and shapes, but dli14_mobilenetv3_small's "):
+        convert.load_into(model, weights)
+
+
+def test_eps_and_padding_that_differ_are_told():
+    weights = given("tf_mobilenetv3_small_075", num_classes=3)
+    model = create_model("mobilenetv3_small_075", num_classes=3)
+    notes = convert.load_into(model, weights)
+    assert [note.split(":")[0] for note in notes] == [
+        "the weights were trained with bn_eps 0.001, the model has 1e-05",
+        "the weights were trained with pad_type same, the model has symmetric",
+    ]
+
+
+def test_a_backbone_takes_the_weights_of_the_classifier():
+    weights = given("mobilenetv3_small_050", num_classes=3)
+    model = create_model("mobilenetv3_small_050", features_only=True, out_indices=(1, 3))
+    notes = convert.load_into(model, weights)
+    assert len(notes) == 1 and notes[0].endswith("are not needed for the feature maps")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights.state_dict[name])
+
+
+@pytest.mark.parametrize("arch, classifier", [
+    ("xiaolai2019_mobilenetv3_small", ["linear4"]),
+    ("xiaolai2023_mobilenetv3_large", ["linear4"]),
+    ("lraspp_mobilenetv3_large", ["classifier.low_classifier", "classifier.high_classifier"]),
+])
+def test_networks_of_their_own_graph_take_other_class_counts_and_grey_images(arch, classifier):
+    weights = fresh(given(arch, num_classes=4))
+    model = convert.build(weights, num_classes=7, in_chans=1)
+    assert model.num_classes == 7 and len(weights.notes) == 2
+    for name, value in model.state_dict().items():
+        known = weights.state_dict[name]
+        same = value.shape == known.shape and torch.equal(value, known)
+        assert same != (name.rpartition(".")[0] in classifier or value.dim() == 4
+                        and value.shape[1] == 1 and known.shape[1] == 3), name
+
+
+@pytest.mark.parametrize("arch", [
+    "xiaolai2019_mobilenetv3_large", "xiaolai2019old_mobilenetv3_small",
+    "xiaolai2023_mobilenetv3_small",
+])
+def test_xiaolais_files_are_told_apart(arch, tmp_path):
+    state = {"module." + name: value for name, value in given(arch).state_dict.items()}
+    torch.save({"state_dict": state}, str(tmp_path / "a.pth.tar"))
+    weights = convert.read(tmp_path / "a.pth.tar")
+    assert (weights.family, weights.config["arch"]) == ("xiaolai", arch)
+    assert weights.config["num_classes"] == 1000
+    convert.build(weights)
+
+
+def test_the_call_of_xiaolais_users(tmp_path):
+    theirs = given("xiaolai2019old_mobilenetv3_large").state_dict
+    state = {"module." + name: value for name, value in theirs.items()}
+    path = tmp_path / "mbv3_large.old.pth.tar"
+    torch.save({"state_dict": state}, str(path))
+    with pytest.warns(UserWarning, match="returns a network of the file's graph"):
+        model = convert.load_model(model=MobileNetV3_Large(num_classes=100), model_path=str(path),
+                                   pt_version=1.1)
+    assert model.config["arch"] == "xiaolai2019old_mobilenetv3_large" and model.training
+    loaded = model.state_dict()
+    assert loaded["linear4.weight"].shape == (100, 1280)
+    assert loaded["linear4.bias"].shape == (100,)
+    assert all(torch.equal(loaded[name], value) for name, value in theirs.items()
+               if not name.startswith("linear4."))
+    same = create_model("xiaolai2019old_mobilenetv3_large", num_classes=7)
+    assert convert.load_model(same, path, pt_version=1.0) is same
+    assert torch.equal(same.bneck[0].conv1.weight, theirs["bneck.0.conv1.weight"])
+
+
+def test_a_file_that_describes_an_unknown_network_is_an_error():
+    weights = fresh(given("mobilenetv2_035", num_classes=3))
+    weights = weights._replace(config={**weights.config, "colour": "red"})
+    with pytest.raises(ValueError, match="file.pth describes a network that is not known here"):
+        convert.build(weights)
