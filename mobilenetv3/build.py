@@ -6,7 +6,7 @@ import torch
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 
-from mobilenetv3 import data, dist
+from mobilenetv3 import apex_amp, convert, data, dist, models
 from mobilenetv3 import device as devices
 from mobilenetv3 import precision as precisions
 
@@ -23,13 +23,63 @@ def memory_format(cfg):
 
 
 def precision(cfg, device):
-    """How the model computes, and in training how a loss becomes an update."""
+    """How the model computes, and in training how a loss becomes an update.
+
+    Raises:
+        ValueError: --amp_backend apex, and there is no Apex to use.
+    """
     level = cfg.apex_opt_level if cfg.apex else "O0"
     if not hasattr(cfg, "clip_grad"):  # a command that does not train
         return precisions.create_precision(level, device, cfg.amp_dtype)
-    return precisions.create_precision(
+    note = ""
+    if cfg.apex and cfg.amp_backend != "native":
+        try:
+            amp = apex_amp.find(device, cfg.amp_dtype)
+            return apex_amp.ApexPrecision(
+                amp, level, device, cfg.loss_scale_value, cfg.clip_grad, cfg.clip_mode
+            )
+        except ValueError as error:
+            if cfg.amp_backend == "apex":
+                raise ValueError(
+                    f"--amp_backend apex: {error}; --amp_backend native does the same without it"
+                ) from error
+            note = f"--amp_backend auto takes native: {error}"
+    native = precisions.create_precision(
         level, device, cfg.amp_dtype, cfg.loss_scale_value, cfg.clip_grad, cfg.clip_mode,
         devices.overflow_flag(device, dist.all_reduce_sum),
+    )
+    native.note = note
+    return native
+
+
+def require_classifier(arch):
+    """Refuse a network whose output is no class scores.
+
+    Raises:
+        ValueError: it is a segmentation network.
+    """
+    if models.canonical_name(arch) in models.SEGMENTERS:
+        raise ValueError(
+            f"{arch} labels pixels, and the commands train and score classifiers; from Python it "
+            "is to be had by create_model or init_model"
+        )
+
+
+def start_weights(cfg):
+    """The weights in the file to start from; None where no file was given."""
+    path = cfg.ckpt_path or (cfg.pretrained if isinstance(cfg.pretrained, str) else "")
+    if not path:
+        return None
+    weights, arch = convert.read(path), models.canonical_name(cfg.model)
+    if weights.family == "timm" and arch != weights.config["arch"]:
+        weights = convert.read(path, arch=arch)  # tf_ or not: their tensors are alike
+    return weights
+
+
+def val_source(cfg, download=False):
+    """The validation set."""
+    return data.open_source(
+        cfg.dataset, cfg.data_path, cfg.val_split, cfg.train_split, download, cfg.val_labels
     )
 
 
@@ -42,7 +92,7 @@ def sources(cfg):
     train = data.open_source(
         cfg.dataset, cfg.data_path, cfg.train_split, cfg.val_split, cfg.dataset_download
     )
-    val = data.open_source(cfg.dataset, cfg.data_path, cfg.val_split, cfg.train_split)
+    val = val_source(cfg)
     if train.classes != val.classes:
         differing = sorted(set(train.classes) ^ set(val.classes))[:5]
         raise ValueError(
@@ -75,9 +125,9 @@ def train_loader(cfg, source, device, who):
     return data.train_loader(
         source, device, batch_size=cfg.batch_size, seed=cfg.seed,
         transform=data.train_transform(
-            cfg.img_size, no_aug=cfg.no_aug, scale=cfg.scale, ratio=cfg.ratio, hflip=cfg.hflip,
-            vflip=cfg.vflip, color_jitter=cfg.color_jitter, aa=cfg.aa, mean=common["mean"],
-            interpolation=cfg.train_interpolation,
+            cfg.train_img_size or cfg.img_size, no_aug=cfg.no_aug, scale=cfg.scale,
+            ratio=cfg.ratio, hflip=cfg.hflip, vflip=cfg.vflip, color_jitter=cfg.color_jitter,
+            aa=cfg.aa, mean=common["mean"], interpolation=cfg.train_interpolation,
         ),
         erase=RandomErasing(
             cfg.reprob, mode=cfg.remode, max_count=cfg.recount, device=device.torch_device

@@ -5,6 +5,7 @@
 Everything else asks a `Device` for its module (torch.npu or torch.cuda), its collective backend and
 its synchronisation, so the same program text runs on all three.
 """
+import contextlib
 import functools
 import importlib.util
 import os
@@ -78,6 +79,15 @@ class Device(NamedTuple):
         # Versions that do not know the question are of the time of the saturating chips.
         ask = getattr(getattr(self.module, "utils", None), "is_support_inf_nan", None)
         return bool(ask()) if ask is not None else not hasattr(self.module, "get_npu_overflow_flag")
+
+    @property
+    def fused_optimizers(self) -> Any:
+        """The module with torch_npu's fused optimizers, None where there is none."""
+        if self.type != "npu":
+            return None
+        with contextlib.suppress(ImportError):  # versions for PyTorch before 1.11 lack it
+            return importlib.import_module("torch_npu.optim")
+        return None
 
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work (nothing to wait for on the CPU)."""

@@ -77,6 +77,7 @@ class Precision:
         self.scaler = scaler or StaticScaler()
         self.clip_grad, self.clip_mode = clip_grad, clip_mode
         is_half = self.level.casts_model or self.level.autocasts
+        self.note = ""  # what whoever chose between backends should know
         self.amp_type = f"{name} {str(dtype if is_half else torch.float32).split('.')[-1]}"
         self._masters: Dict[str, nn.Parameter] = {}
         self._trained: List[Trained] = []

@@ -1,6 +1,16 @@
 """Options of a run: device, precision, ranks, files."""
-from mobilenetv3.arguments import COUNT, PATH, POSITIVE_INT, TEXT, Choice, Flag, Number
+from mobilenetv3.arguments import (
+    COUNT,
+    PATH,
+    PATH_OR_FLAG,
+    POSITIVE_INT,
+    TEXT,
+    Choice,
+    Flag,
+    Number,
+)
 
+DEVICE = Choice("auto", "npu", "cuda", "cpu")
 SEED = Number(int, "an integer from 0 to 2147483647", lambda n: 0 <= n < 2**31)
 LOSS_SCALE = Number(float, "dynamic or a positive number", lambda x: x > 0, word="dynamic")
 
@@ -8,7 +18,7 @@ LOSS_SCALE = Number(float, "dynamic or a positive number", lambda x: x > 0, word
 def device(parser):
     """The device and how it computes."""
     add = parser.add_argument_group("device and precision").add_argument
-    add("--device", type=Choice("auto", "npu", "cuda", "cpu"), default="auto",
+    add("--device", type=DEVICE, default="auto",
         help="auto takes the first of npu, cuda and cpu that is usable")
     add("--device_id", metavar="N", type=COUNT,
         help="number of the card, for a run on one (default: $ASCEND_DEVICE_ID, or 0)")
@@ -18,6 +28,9 @@ def device(parser):
     add("--loss_scale_value", "--loss_scale", metavar="SCALE", type=LOSS_SCALE,
         help="factor of the loss: dynamic, or a fixed number; with --apex (default: dynamic for O1 "
              "and O2 in float16, else 1)")
+    add("--amp_backend", type=Choice("native", "apex", "auto"), metavar="NAME", default="native",
+        help="whose code --apex trains with: this package's (native), an installed Apex's (apex), "
+             "or Apex's where there is one (auto)")
     add("--amp_dtype", type=Choice("float16", "bfloat16"), metavar="TYPE",
         help="half precision of --apex: float16 or bfloat16 (default: float16; on the CPU "
              "bfloat16)")
@@ -63,6 +76,14 @@ def score(parser):
     _common(add)
     add("--output", metavar="DIR", type=PATH, default="",
         help="folder for the results, new or empty (default: none is written)")
+    add("--ema", action=Flag,
+        help="score the averaged weights, or with --ema=false the others (default: the averaged "
+             "ones of a file that has them)")
+    add("--json", metavar="FILE", type=PATH, default="", help="write all figures as JSON")
+    add("--per_class", metavar="DIR", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
+        help="write the accuracy of each class and the confusion matrix (CSV, and PNG by "
+             "matplotlib) into the folder DIR, or into --output")
+    add("--force", action=Flag, help="replace files of --json and --per_class that are there")
 
 
 def _common(add):

@@ -63,7 +63,8 @@ def train(kind, opt="sgd", level="O0", dtype="float16", channels_last=False, ste
     model = models.create_model(
         "mobilenetv3_small_050", num_classes=10, drop_path_rate=0.2)
     model = model.to(device.torch_device, memory_format=layout)
-    optimizer = optim.create_optimizer(model, opt, 0.01, 0.9, 1e-4)
+    optimizer = optim.create_optimizer(
+        model, opt, 0.01, 0.9, 1e-4, fused=device.fused_optimizers)
     average = optim.create_ema(model, ema, 0.9)
     precision = precisions.create_precision(level, device, dtype, loss_scale, clip_grad=5.0)
     precision.prepare(model, optimizer)
@@ -117,6 +118,30 @@ def test_steps_on_the_npu_equal_those_on_the_cpu_to_the_bit(opt, channels_last, 
     assert all(t.isfinite().all() for t in theirs)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, theirs))
     assert not all(torch.equal(a, b) for a, b in zip(theirs, other))
+
+
+@pytest.mark.parametrize("name, level, loss_scale", [
+    ("npufusedsgd", "O0", None), ("npufusedsgd", "O2", "dynamic"), ("npufusedrmsprop", "O2", 128.0),
+    ("npufusedrmsproptf", "O1", "dynamic"), ("npufusedrmsproptf", "O2", "dynamic"),
+])
+@on_npu
+def test_torch_npus_fused_optimizers_train_as_their_plain_twins(name, level, loss_scale):
+    import torch
+    import torch_npu.optim
+
+    from mobilenetv3 import device, optim
+
+    npu = device.select("npu")
+    layer = torch.nn.Linear(2, 2).to(npu.torch_device)
+    made = optim.create_optimizer(layer, name, 0.1, 0.9, 0.0, fused=npu.fused_optimizers)
+    assert isinstance(made, getattr(torch_npu.optim, optim.FUSED[name][1]))
+    options = {"opt": name, "level": level, "loss_scale": loss_scale, "steps": 8}
+    ours, twins, start = (train(kind, **dict(options, steps=steps))[0]
+                          for kind, steps in (("npu", 8), ("cpu", 8), ("cpu", 1)))
+    moved = max((twins[k] - start[k]).abs().max().item() for k in twins if "bn" not in k)
+    error = max((ours[k].cpu() - twins[k]).abs().max().item() for k in twins if "bn" not in k)
+    assert moved > 1e-3
+    assert error <= 1e-6 * moved  # the same formulas, in one buffer
 
 
 @on_npu

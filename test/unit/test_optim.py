@@ -67,6 +67,15 @@ def test_the_rate_depends_on_the_moment_alone_so_that_a_resumed_run_needs_no_sta
         assert whole.lr == resumed.lr
 
 
+def test_noise_moves_the_rate_in_its_part_of_the_epochs_and_depends_on_the_moment_alone():
+    # Of 20 epochs the shares 0.5 to 0.75 are numbers 10 to 14; the step of 100 epochs never comes.
+    made, resumed = (schedule("step", decay_epochs=100, noise=[0.5, 0.75]) for _ in range(2))
+    found = rates(made, [(e, 0) for e in range(20)])
+    assert [e for e, rate in enumerate(found) if rate != LR] == [10, 11, 12, 13, 14]
+    assert all(abs(rate / LR - 1) < 0.67 for rate in found)  # timm's limit
+    assert rates(resumed, [(12, 0)]) == [found[12]]
+
+
 @pytest.mark.parametrize("steps, accumulate, updates", [(44, 1, 44), (44, 4, 11), (45, 4, 12)])
 def test_a_last_short_group_of_steps_makes_an_update(steps, accumulate, updates):
     assert optim.updates_per_epoch(steps, accumulate) == updates
@@ -76,7 +85,8 @@ def test_a_last_short_group_of_steps_makes_an_update(steps, accumulate, updates)
     ("sgd", "SGD", {"nesterov": True}), ("momentum", "SGD", {"nesterov": False}),
     ("rmsprop", "RMSprop", {"alpha": 0.9, "momentum": 0.9, "eps": 0.0316}),
     ("rmsproptf", "RMSpropTF", {"alpha": 0.9, "eps": 0.0316}), ("adamw", "AdamW", {}),
-    ("lamb", "Lamb", {}),
+    ("lamb", "Lamb", {"trust_clip": False}), ("lambc", "Lamb", {"trust_clip": True}),
+    ("adam", "Adam", {}),
 ])
 def test_optimizers_are_those_the_names_mean_to_timms_users(name, kind, expected):
     model = torch.nn.Linear(2, 2)
@@ -124,3 +134,18 @@ def test_criteria_agree_with_their_definitions():
     soft = torch.tensor([[0.7, 0.3, 0.0]])
     mixed = optim.create_criterion(0.1, True)(logits, soft)
     assert mixed.item() == pytest.approx(-(soft[0] * log_p).sum().item())
+
+
+@pytest.mark.parametrize("name, twin", [
+    ("npufusedsgd", "momentum"), ("npufusedrmsprop", "rmsprop"),
+    ("npufusedrmsproptf", "rmsproptf"),
+])
+def test_torch_npus_optimizers_are_their_plain_twins_where_there_is_no_npu(name, twin):
+    made, plain = (
+        optim.create_optimizer(torch.nn.Linear(2, 2), kind, 0.1, 0.9, 1e-4) for kind in (name, twin)
+    )
+    assert type(made) is type(plain)
+    shown = [{k: v for k, v in o.param_groups[0].items() if k != "params"} for o in (made, plain)]
+    assert shown[0] == shown[1]
+    assert twin in optim.fused_note(name, None)
+    assert optim.fused_note(twin, None) == ""
