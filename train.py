@@ -13,12 +13,25 @@ import time
 
 from mobilenetv3 import config, entry, options
 
+OPEN = ("bn_eps", "bn_momentum", "pad_type", "width_rule")  # the model's own, or its weights'
+
 
 def main(cfg):
     # Imported here so that --help, and a misspelt option, answer without loading PyTorch.
     import torch
 
-    from mobilenetv3 import build, checkpoint, data, dist, engine, logfmt, models, optim, runfolder
+    from mobilenetv3 import (
+        build,
+        checkpoint,
+        data,
+        dist,
+        engine,
+        finetune,
+        logfmt,
+        models,
+        optim,
+        runfolder,
+    )
     from mobilenetv3.metrics import Clock
 
     # Device, then ranks: the device is bound before the process group starts.
@@ -33,18 +46,24 @@ def main(cfg):
     # Model, optimizer, schedule, average, precision.
     data.seed_epoch(device, cfg.seed, 0, 0)  # every rank draws the same first weights
     models.set_fused_activations(device.has_fused_activations)
-    model = models.create_model(cfg.model, **model_options(cfg, len(source.classes)))
-    load_start(model, cfg.ckpt_path, cfg.pretrained)
+    folder = runfolder.choose(cfg.output, cfg.resume, cfg.model)
+    resume = runfolder.resolve_resume(cfg.resume, folder)
+    build.require_classifier(cfg.model)
+    weights = None if resume else build.start_weights(cfg)
+    model = models.create_model(cfg.model, **model_options(cfg, len(source.classes), weights))
+    notes = load_start(model, weights, cfg.pretrained and not resume)
+    frozen = finetune.freeze(model, cfg.freeze_stages, cfg.freeze_backbone)
     model = model.to(device.torch_device, memory_format=build.memory_format(cfg))
     lr = cfg.lr * cfg.batch_size / cfg.scale_lr if cfg.scale_lr else cfg.lr
     optimizer = optim.create_optimizer(
         model, cfg.opt, lr, cfg.momentum, cfg.weight_decay, cfg.opt_eps, cfg.opt_betas,
-        cfg.filter_bias_and_bn,
+        cfg.filter_bias_and_bn, finetune.lr_scales(model, cfg.backbone_lr_scale, cfg.layer_decay),
+        device.fused_optimizers,
     )
     schedule = optim.Schedule(
         optimizer, cfg.sched, cfg.epochs, optim.updates_per_epoch(steps, cfg.grad_accum_steps),
         cfg.decay_epochs, cfg.decay_rate, cfg.warmup_epochs, cfg.warmup_lr, cfg.min_lr,
-        cfg.cooldown_epochs, cfg.sched_on_updates,
+        cfg.cooldown_epochs, cfg.sched_on_updates, cfg.lr_noise,
     )
     ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay)
     if cfg.sync_bn and who.world > 1:
@@ -55,11 +74,9 @@ def main(cfg):
     criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
 
     # Resume, then the run folder: a checkpoint that does not fit must not leave a folder behind.
-    folder = runfolder.choose(cfg.output, cfg.resume, cfg.model)
-    resume = runfolder.resolve_resume(cfg.resume, folder)
     epoch, best = cfg.start_epoch or 0, None
     if resume:
-        epoch, best = restore(resume, model, optimizer, precision, ema)
+        epoch, best = restore(resume, cfg, model, optimizer, precision, ema)
     run = open_run(cfg, folder, who, epoch)
     total_steps = cfg.max_steps or schedule.epochs * steps
     clock = Clock(warmup=min(10, total_steps // 4))
@@ -70,13 +87,18 @@ def main(cfg):
     ).line())
     if cfg.scale_lr:
         run.log(f"=> learning rate {lr:g}: --lr {cfg.lr:g} x {cfg.batch_size} / {cfg.scale_lr}")
-    for line in filter(None, (note, device.note, describe_start(cfg, resume, epoch))):
+    fused = optim.fused_note(cfg.opt, device.fused_optimizers)
+    start = describe_start(cfg, resume, epoch)
+    rates = finetune.rates_note(cfg.backbone_lr_scale, cfg.layer_decay)
+    for line in filter(None, (note, device.note, source.note, precision.note, fused, *notes,
+                              frozen, rates, start)):
         run.log(line)
 
     if cfg.evaluate:
         scored = precision.for_inference(ema.module) if ema.module else model
         score = engine.evaluate(scored, val_loader, precision, cfg.print_freq, run.log)
         run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
+        dist.shutdown()
         return
 
     # Epochs.
@@ -97,7 +119,8 @@ def main(cfg):
             run.log(logfmt.Throughput(clock.fps).line())
         is_best = False
         if not cfg.skip_validation:
-            dist.sync_buffers(model, cfg.dist_bn)
+            for scored in filter(None, (model, ema.module)):  # one model on all ranks
+                dist.sync_buffers(scored, cfg.dist_bn)
             acc1 = validate(model, ema, val_loader, precision, cfg.print_freq, run, record)
             is_best = best is None or acc1 > best["acc1"]
             best = {"acc1": acc1, "epoch": epoch} if is_best else best
@@ -117,39 +140,39 @@ def main(cfg):
     dist.shutdown()
 
 
-def model_options(cfg, classes):
-    """Constructor options of the model; what the user left open stays the model's own."""
+def model_options(cfg, classes, weights):
+    """Constructor options of the model; what the user left open is the weights', or its own."""
     if cfg.num_classes and cfg.num_classes < classes:
         raise ValueError(
             f"--num_classes {cfg.num_classes} is less than the {classes} classes of the data set"
         )
-    open_options = {"bn_eps": cfg.bn_eps, "bn_momentum": cfg.bn_momentum,
-                    "pad_type": cfg.pad_type, "width_rule": cfg.width_rule}
-    given = {name: value for name, value in open_options.items() if value is not None}
+    given = {name: weights.config.get(name) for name in OPEN} if weights else {}
+    given.update((name, getattr(cfg, name)) for name in OPEN if getattr(cfg, name) is not None)
+    given = {name: value for name, value in given.items() if value is not None}
     return dict(given, num_classes=cfg.num_classes or classes, drop_rate=cfg.drop,
                 drop_path_rate=cfg.drop_path)
 
 
-def load_start(model, ckpt_path, pretrained):
-    """Load the weights to start from, if any: a file, or timm's of the model's name."""
-    from mobilenetv3 import checkpoint, models
+def load_start(model, weights, pretrained):
+    """Load the weights to start from, if any: a file's, or timm's; returns what is to be said."""
+    from mobilenetv3 import convert, models
 
-    path = ckpt_path or (pretrained if isinstance(pretrained, str) else "")
-    if path:
-        checkpoint.load_weights(model, checkpoint.load(path), path)
-    elif pretrained:
-        models.load_timm_weights(model)
+    if weights:
+        return weights.notes + convert.load_into(model, weights)
+    return models.load_timm_weights(model) if pretrained else []
 
 
 def describe_start(cfg, resume, epoch):
     """What the run starts from, for the log."""
     if resume:
         return f"=> resumed from {resume} (epoch {epoch})"
+    weights = cfg.ckpt_path or cfg.pretrained
+    if weights is True:
+        weights = f"timm's of {cfg.model}"
     if cfg.resume == "auto":
-        return f"=> no checkpoint in {cfg.output} yet: starting from the beginning"
-    if cfg.ckpt_path or cfg.pretrained:
-        return f"=> weights loaded: {cfg.ckpt_path or cfg.pretrained}"
-    return ""
+        where = f"weights: {weights}" if weights else "the beginning"
+        return f"=> no checkpoint in {cfg.output} yet: starting from {where}"
+    return f"=> weights loaded: {weights}" if weights else ""
 
 
 def open_run(cfg, folder, who, epoch):
@@ -201,12 +224,13 @@ def snapshot(cfg, source, epoch, best, model, optimizer, precision, ema):
     }
 
 
-def restore(path, model, optimizer, precision, ema):
+def restore(path, cfg, model, optimizer, precision, ema):
     """Put a run back to where `snapshot` was taken; returns the next epoch and the best so far."""
-    from mobilenetv3 import checkpoint
+    from mobilenetv3 import checkpoint, finetune
 
     state = checkpoint.load(path)
     checkpoint.check_resumable(state, path, model.config, has_ema=ema.module is not None)
+    finetune.check_resumable(path, state.get("config", {}), vars(cfg))
     precision.load_model_state(model, state["state_dict"])
     if ema.module is not None:
         ema.module.load_state_dict(state["state_dict_ema"])

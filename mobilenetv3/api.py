@@ -20,7 +20,9 @@ from mobilenetv3 import device as devices
 from mobilenetv3.inference import class_names, classify, inference_model
 from mobilenetv3.prepare import Preprocessor, read_image
 
-__all__ = ["class_names", "classify", "inference_model", "init_model", "read_image"]
+__all__ = [
+    "class_names", "classify", "inference_model", "init_model", "load_model", "read_image",
+]
 
 PathLike = Union[str, os.PathLike]
 
@@ -228,3 +230,61 @@ def _read(path: PathLike, stated: Dict[str, Any], ema: Optional[bool]) -> conver
         raise ValueError(f"{path} holds a {config['arch']}, not the {name} that was asked for")
     # timm has networks whose weights have the same names and shapes; the name tells which it is.
     return convert.read(path, ema=ema, arch=name)
+
+
+def load_model(model: nn.Module, model_path: PathLike, pt_version: float = 1.1) -> nn.Module:
+    """Start from a checkpoint as xiaolai's users do: the weights, for the model's own classes.
+
+        model = load_model(model=MobileNetV3_Large(num_classes=100),
+                           model_path="mbv3_large.old.pth.tar", pt_version=1.1)
+
+    Args:
+        model: a network of this package; it says how many classes there are to be.
+        model_path: a file of any family that `mobilenetv3.convert` knows.
+        pt_version: 1.0 or 1.1. There, whether the names in the file are to lose a "module."; here
+            they are recognised with and without, so that it changes nothing.
+
+    Returns:
+        `model` with the weights; or, where the file holds one of xiaolai's graphs and the model has
+        the paper's, a new network of that graph, as only it can use the weights, and a warning:
+        `model` is then left as it is. The classifier is the file's where the numbers of classes
+        agree, else new, with a warning. Device, floating-point type and mode are the model's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: pt_version is another, or the weights do not fit: lists the differences.
+    """
+    if pt_version not in (1.0, 1.1):
+        raise ValueError(f"pt_version is {pt_version!r}, expected 1.0 or 1.1")
+    options = getattr(model, "config", None)
+    if not isinstance(options, dict) or "arch" not in options:
+        raise ValueError(
+            f"model is a {type(model).__name__}, expected a network of this package, such as "
+            "MobileNetV3_Large(num_classes=100)"
+        )
+    weights = convert.read(model_path)
+    loaded = _in_its_graph(model, weights)
+    notes = convert.load_into(loaded, weights)
+    if loaded is not model:
+        notes.append(
+            f"{weights.path} holds a {weights.config['arch']}, which is another graph than "
+            f"{options['arch']}'s: a new network of it is returned, and `model` left as it is"
+        )
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return loaded.to(next(model.parameters())).train(model.training)
+
+
+def _in_its_graph(model: nn.Module, weights: convert.Weights) -> nn.Module:
+    """The model; or a new one, where only the file's graph is another and it is one of xiaolai's.
+
+    The two must be of a size: a large one in place of a small one would be a mistake.
+    """
+    theirs, ours = weights.config["arch"], model.config["arch"]
+    size = theirs.rpartition("_")[2]
+    same_size = size in ours and model.config.get("width_mult", 1.0) == 1.0
+    if weights.family != "xiaolai" or theirs == ours or not same_size:
+        return model
+    kept = {name: model.config[name] for name in ("num_classes", "in_chans", "drop_rate")
+            if name in model.config}
+    return models.create_model(**{**weights.config, **kept})

@@ -204,7 +204,7 @@ def check_resumable(state: Any, path: PathLike, model: Dict[str, Any], has_ema: 
             "its weights with --ckpt_path"
         )
     for name, value in model.items():
-        saved = state["model"].get(name)
+        saved = state["model"].get(name, value)  # an option that is newer than the checkpoint
         if saved != value:
             raise ValueError(
                 f"{path} cannot be resumed: its model has {name} {saved}, this run's has {value}"

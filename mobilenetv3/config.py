@@ -71,6 +71,9 @@ def _resolve(parser: Parser, typed: Dict[str, Any]) -> Tuple[Namespace, List[str
 def _merge_data_path(typed: Dict[str, Any]) -> None:
     """Make one of the two ways to type the data path."""
     data, data_path = typed.pop("data", None), typed.get("data_path")
+    files = typed.get("ckpt_path")
+    if not data and isinstance(files, list) and len(files) > 1 and os.path.isdir(files[-1]):
+        data = files.pop()  # --ckpt_path FILE DIR: it takes all that stands behind it
     if data and data_path and data != data_path:
         raise ValueError(f"two data paths: {data!r} and --data_path {data_path!r}; give one")
     if data:
@@ -167,12 +170,14 @@ def _check_data(cfg: Namespace) -> None:
         cfg.dataset != "demo" or not cfg.data_path,
         f"--dataset demo is built in; to use {cfg.data_path} add --dataset folder",
     )
-    layout = f"a folder with {cfg.train_split}/CLASS/*.jpg and {cfg.val_split}/CLASS/*.jpg"
-    if cfg.dataset == "cifar10":
-        layout = "the folder of cifar-10-batches-py, or, with --dataset_download, where it is to be"
     _require(
-        cfg.dataset == "demo" or cfg.data_path,
-        f"--dataset {cfg.dataset} needs --data_path: {layout}",
+        cfg.dataset in ("demo", "cifar10") or cfg.data_path,
+        f"--dataset {cfg.dataset} needs --data_path: a folder with {cfg.train_split}/CLASS/*.jpg "
+        f"and {cfg.val_split}/CLASS/*.jpg",
+    )
+    _require(
+        not cfg.val_labels or cfg.dataset in ("imagenet", "folder"),
+        f"--val_labels is for images in a folder; --dataset {cfg.dataset} has labels of its own",
     )
 
 
@@ -181,6 +186,12 @@ def _check_weights(cfg: Namespace, trains: bool) -> None:
     _require(
         not (isinstance(path, str) and os.path.isdir(path)),
         f"--pretrained {path}: expected a file of weights, and this is a folder; a data path goes "
+        "before the options, or after --data_path",
+    )
+    folder = next((file for file in cfg.ckpt_path if os.path.isdir(file)), "") if not trains else ""
+    _require(
+        not folder,
+        f"--ckpt_path {folder}: expected files of weights, and this is a folder; a data path goes "
         "before the options, or after --data_path",
     )
     _require(
@@ -192,9 +203,11 @@ def _check_weights(cfg: Namespace, trains: bool) -> None:
                  "--pretrained with --model")
         _require(cfg.pretrained is not True or cfg.model, "--pretrained takes timm's weights of a "
                  "model's name: add --model NAME")
+        _require(cfg.per_class is not True or cfg.output, "--per_class writes several files: give "
+                 "it a folder, or add --output DIR")
         return
     _require(
-        not (cfg.resume and (cfg.pretrained or cfg.ckpt_path)),
+        cfg.resume in ("", "auto") or not (cfg.pretrained or cfg.ckpt_path),
         "--resume brings its own weights; leave out --pretrained and --ckpt_path",
     )
     _require(
@@ -205,12 +218,23 @@ def _check_weights(cfg: Namespace, trains: bool) -> None:
         not cfg.evaluate or cfg.resume or cfg.ckpt_path or cfg.pretrained,
         "--evaluate needs weights to score: add --resume FILE, --ckpt_path FILE or --pretrained",
     )
+    frozen = "--freeze_backbone" if cfg.freeze_backbone else "--freeze_stages"
+    _require(
+        (cfg.freeze_stages is None and not cfg.freeze_backbone)
+        or cfg.pretrained or cfg.ckpt_path or cfg.resume,
+        f"{frozen} keeps weights as they are, and these would be random ones: add --pretrained or "
+        "--ckpt_path FILE",
+    )
 
 
 def _check_training(cfg: Namespace) -> None:
-    for name in ("scale", "ratio"):
-        low, high = getattr(cfg, name)
+    for name in ("scale", "ratio", "lr_noise"):
+        low, high = getattr(cfg, name) or (0, 0)
         _require(low <= high, f"--{name} {low} {high}: expected the lower number first")
+    _require(
+        cfg.layer_decay is None or cfg.backbone_lr_scale == 1.0,
+        "--layer_decay and --backbone_lr_scale both set the backbone's learning rate; give one",
+    )
     _require(
         not (cfg.mixup or cfg.cutmix) or cfg.batch_size % 2 == 0,
         f"--batch_size {cfg.batch_size}: Mixup and CutMix mix images in pairs; give an even number",
@@ -230,17 +254,23 @@ def _check_training(cfg: Namespace) -> None:
     )
 
 
+_ADAMS = ("adam", "adamw", "lamb", "lambc")
+
 # Settings that another one makes meaningless: names, when, and how a note explains it.
 _IGNORED = (
     (("decay_epochs", "decay_rate"), lambda c: c.sched == "cosine", "with --sched cosine"),
     (("min_lr", "cooldown_epochs"), lambda c: c.sched == "step", "with --sched step"),
     (("warmup_lr",), lambda c: not c.warmup_epochs, "without --warmup_epochs"),
-    (("momentum",), lambda c: c.opt in ("adamw", "lamb"), "with adamw and lamb"),
-    (("opt_betas",), lambda c: c.opt not in ("adamw", "lamb"), "but with adamw and lamb"),
-    (("opt_eps",), lambda c: c.opt in ("sgd", "momentum", "nesterov"), "with SGD"),
+    (("momentum",), lambda c: c.opt in _ADAMS, "with Adam and LAMB"),
+    (("opt_betas",), lambda c: c.opt not in _ADAMS, "but with Adam and LAMB"),
+    (("opt_eps",), lambda c: c.opt in ("sgd", "momentum", "nesterov", "npufusedsgd"),
+     "with SGD"),
     (("clip_mode",), lambda c: c.clip_grad is None, "without --clip_grad"),
+    (("freeze_stages", "backbone_lr_scale", "layer_decay"), lambda c: c.freeze_backbone,
+     "with --freeze_backbone"),
     (("model_ema_decay",), lambda c: not c.model_ema, "without --model_ema"),
-    (("apex_opt_level", "loss_scale_value", "amp_dtype"), lambda c: not c.apex, "without --apex"),
+    (("apex_opt_level", "loss_scale_value", "amp_dtype", "amp_backend"), lambda c: not c.apex,
+     "without --apex"),
     (("mixup_prob", "mixup_mode", "mixup_off_epoch"), lambda c: not (c.mixup or c.cutmix),
      "without --mixup or --cutmix"),
     (("mixup_switch_prob",), lambda c: not (c.mixup and c.cutmix), "without --mixup and --cutmix"),

@@ -29,7 +29,7 @@ def run(main: Callable, cfg, program: str) -> int:
         is_theirs = isinstance(error, _THEIRS) or getattr(error, "is_theirs", False)
         if not is_theirs or os.environ.get("MOBILENETV3_TRACEBACK") == "1":
             traceback.print_exc()
-        if any(words in str(error) for words in _LOST):
+        if not is_theirs and any(words in str(error) for words in _LOST):
             error = RuntimeError(_lost(error))
         rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
         print(f"{program}: error{rank}: {sentence(error)}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Optimizer, learning-rate schedule and EMA: timm's, with the arguments train.py takes."""
 import math
-from typing import Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -9,11 +9,26 @@ from timm.utils import ModelEmaV2
 from torch import nn
 from torch.optim import Optimizer
 
+# Name -> its plain twin, torch_npu's class, and what timm gives the twin besides.
+FUSED = {
+    "npufusedsgd": ("momentum", "NpuFusedSGD", {}),
+    "npufusedrmsprop": ("rmsprop", "NpuFusedRMSprop", {"alpha": 0.9}),
+    "npufusedrmsproptf": ("rmsproptf", "NpuFusedRMSpropTF", {"alpha": 0.9}),
+}
+
+
+def fused_note(name: str, fused: Any) -> str:
+    """What the log says of an optimizer that is not to be had as such; "" where all is well."""
+    if name not in FUSED or hasattr(fused, FUSED[name][1]):
+        return ""
+    return f"--opt {name} needs torch_npu's optimizers, which are not here: {FUSED[name][0]} it is"
+
 
 def create_optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float,
                      eps: Optional[float] = None, betas: Optional[Sequence[float]] = None,
-                     filter_bias_and_bn: bool = False) -> Optimizer:
-    """timm's optimizer of that name.
+                     filter_bias_and_bn: bool = False,
+                     lr_scales: Optional[Dict[str, float]] = None, fused: Any = None) -> Optimizer:
+    """timm's optimizer of that name, or torch_npu's.
 
     timm's names keep their meaning: "sgd" is SGD with Nesterov momentum, "momentum" without;
     "rmsprop" is PyTorch's (eps outside the root), "rmsproptf" TensorFlow's (inside).
@@ -21,16 +36,49 @@ def create_optimizer(model: nn.Module, name: str, lr: float, momentum: float, we
     Args:
         lr: for the global batch.
         filter_bias_and_bn: no weight decay on biases and normalisation weights.
+        lr_scales: factors of the learning rate by the parameters' names (see `finetune`); 1 for
+            those it leaves out. The schedules keep to them.
+        fused: torch_npu.optim (`Device.fused_optimizers`); without it the names that begin with
+            npufused stand for their plain twins.
     """
     optional = {}
     if eps is not None:
         optional["eps"] = eps
     if betas is not None:
         optional["betas"] = tuple(betas)
+    groups = param_groups(model, weight_decay, filter_bias_and_bn, lr_scales or {})
+    if name in FUSED:
+        twin, class_name, options = FUSED[name]
+        if hasattr(fused, class_name):
+            return getattr(fused, class_name)(
+                groups, lr=lr, momentum=momentum, weight_decay=weight_decay, **options, **optional
+            )
+        name = twin
     return create_optimizer_v2(
-        model, opt=name, lr=lr, momentum=momentum, weight_decay=weight_decay,
-        filter_bias_and_bn=filter_bias_and_bn, **optional,
+        groups, opt=name, lr=lr, momentum=momentum, weight_decay=weight_decay, **optional
     )
+
+
+def param_groups(model: nn.Module, weight_decay: float, filter_bias_and_bn: bool,
+                 lr_scales: Dict[str, float]) -> List[Dict[str, Any]]:
+    """The parameters that train, one group for each pair of rate and weight decay.
+
+    The group at the full rate comes first, and of two at one rate the one without weight decay, as
+    timm orders them. timm's schedules multiply a group's rate by its "lr_scale" at any moment of
+    the run, the warm-up included; PyTorch keeps the key in the optimizer's state.
+    """
+    members: Dict[tuple, list] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        spared = filter_bias_and_bn and (parameter.ndim <= 1 or name.endswith(".bias"))
+        key = lr_scales.get(name, 1.0), 0.0 if spared else weight_decay
+        members.setdefault(key, []).append(parameter)
+    return [
+        {"params": members[scale, decay], "weight_decay": decay,
+         **({"lr_scale": scale} if lr_scales else {})}
+        for scale, decay in sorted(members, key=lambda key: (-key[0], key[1]))
+    ]
 
 
 def create_criterion(smoothing: float, soft_targets: bool) -> nn.Module:
@@ -50,20 +98,22 @@ class Schedule:
 
     `at(epoch, update)` sets the rate for any moment of the run, so a resumed run needs no state:
     it asks for the moment it resumes at. With `on_updates` the rate moves with every optimizer
-    update, otherwise at the start of each epoch, as timm and torchvision do.
+    update, otherwise at the start of each epoch, as timm and torchvision do. From the first to the
+    second of the two shares of the epochs in `noise`, timm's noise is added to it, which depends on
+    the moment, too.
     """
 
     def __init__(self, optimizer: Optimizer, name: str, epochs: int, updates_per_epoch: int,
                  decay_epochs: float = 30.0, decay_rate: float = 0.1, warmup_epochs: int = 0,
                  warmup_lr: float = 1e-5, min_lr: float = 0.0, cooldown_epochs: int = 0,
-                 on_updates: bool = False):
+                 on_updates: bool = False, noise: Optional[Sequence[float]] = None):
         self.optimizer, self.on_updates = optimizer, on_updates
         self.updates_per_epoch = updates_per_epoch
         self._timm, self.epochs = create_scheduler_v2(
             optimizer, sched=name, num_epochs=epochs, decay_epochs=decay_epochs,
             decay_rate=decay_rate, warmup_epochs=warmup_epochs, warmup_lr=warmup_lr, min_lr=min_lr,
             cooldown_epochs=cooldown_epochs, step_on_epochs=not on_updates,
-            updates_per_epoch=updates_per_epoch,
+            updates_per_epoch=updates_per_epoch, noise=noise,
         )
 
     def at(self, epoch: int, update: int = 0) -> None:
@@ -75,7 +125,7 @@ class Schedule:
 
     @property
     def lr(self) -> float:
-        """The rate in force (of the first parameter group)."""
+        """The rate in force (of the first parameter group, which has the full one)."""
         return self.optimizer.param_groups[0]["lr"]
 
 

@@ -3,12 +3,14 @@
 A source gives PIL images of mode RGB and integer labels; transforms and sampling do not know which
 source they serve.
 """
+import os
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Tuple
 
 from torchvision import datasets
 
-from mobilenetv3.data import demo
+from mobilenetv3.data import cifar, demo
+from mobilenetv3.data.labels import read_labels, synsets
 
 LAYOUT = "expected DIR/{train}/CLASS/*.jpg and DIR/{val}/CLASS/*.jpg"
 
@@ -21,31 +23,40 @@ class Source(NamedTuple):
     classes: List[str]
     name: str
     """What the result table's data column says."""
+    note: str = ""
+    """A line for the log; "" where the data path says it all."""
 
 
 def open_source(dataset: str, data_path: str, split: str, other_split: str = "val",
-                download: bool = False) -> Source:
+                download: bool = False, labels: str = "") -> Source:
     """Open one split of a data set.
 
     Args:
         dataset: "folder" (any ImageFolder), "imagenet" (one of 1,000 classes), "cifar10"
             (torchvision's files) or "demo".
-        data_path: the data set's folder; not used by "demo".
+        data_path: the data set's folder; not used by "demo", and for CIFAR-10 "" is a folder beside
+            the demo set's.
         split: name of the split's folder; for CIFAR-10 "train" is the training part and any other
             name the test part.
         other_split: the sibling split, for the layout that an error names.
         download: let torchvision fetch CIFAR-10 into data_path.
+        labels: file of labels (see `labels`) for a split without class folders. The classes are
+            then those of the other split's folders, or, where there are none, ImageNet's.
 
     Raises:
         FileNotFoundError: the folder is missing or not laid out as expected.
-        ValueError: the classes are not what the data set must have.
+        ValueError: the classes or the labels are not what the data set must have.
     """
     if dataset == "demo":
         return _image_folder(demo.folder() / split, demo.NAME, demo.folder(), split, other_split)
     if dataset == "cifar10":
         return _cifar10(data_path, split, download)
     root = Path(data_path).expanduser()
-    source = _image_folder(root / split, root.resolve().name, root, split, other_split)
+    name = root.resolve().name
+    if labels:
+        source = _flat_folder(root / split, name, Path(labels).expanduser(), root / other_split)
+    else:
+        source = _image_folder(root / split, name, root, split, other_split)
     if dataset == "imagenet" and len(source.classes) != 1000:
         raise ValueError(
             f"--dataset imagenet expects 1000 classes, {root / split} has {len(source.classes)}; "
@@ -69,7 +80,10 @@ def _image_folder(path: Path, name: str, root: Path, split: str, other_split: st
             )
         )
     if not any(entry.is_dir() for entry in path.iterdir()):
-        raise FileNotFoundError(f"{path} has no class folders; {layout}")
+        raise FileNotFoundError(
+            f"{path} has no class folders; {layout}, or --val_labels FILE for validation images "
+            "that lie in one folder"
+        )
     try:
         samples = datasets.ImageFolder(str(path))
     except (FileNotFoundError, RuntimeError) as error:
@@ -81,13 +95,40 @@ def _image_folder(path: Path, name: str, root: Path, split: str, other_split: st
     return Source(samples, samples.classes, name)
 
 
-def _cifar10(data_path: str, split: str, download: bool) -> Source:
-    root = Path(data_path).expanduser()
-    try:
-        samples = datasets.CIFAR10(str(root), train=split == "train", download=download)
-    except RuntimeError as error:
+class _Labelled:
+    """Images of one folder with labels of their own: item i is (PIL image of mode RGB, int)."""
+
+    def __init__(self, samples: List[Tuple[str, int]]):
+        self.samples = samples  # (path, label)
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        path, label = self.samples[index]
+        return datasets.folder.default_loader(path), label
+
+
+def _flat_folder(path: Path, name: str, labels: Path, train: Path) -> Source:
+    if not path.is_dir():
+        raise FileNotFoundError(f"no folder of images at {path}; --val_split names it")
+    classes = sorted(entry.name for entry in os.scandir(str(train)) if entry.is_dir()) \
+        if train.is_dir() else []
+    classes = classes or synsets()
+    images = sorted(
+        entry.name for entry in os.scandir(str(path))
+        if datasets.folder.is_image_file(entry.name) and entry.is_file()
+    )
+    if not images:
         raise FileNotFoundError(
-            f"no CIFAR-10 in {root}; expected torchvision's folder cifar-10-batches-py there, or "
-            f"add --dataset_download ({str(error).splitlines()[0]})"
-        ) from error
-    return Source(samples, samples.classes, "cifar10")
+            f"{path} has no images; --val_labels is for images that lie in the folder itself"
+        )
+    indices = read_labels(labels, images, classes)
+    samples = [(str(path / image), index) for image, index in zip(images, indices)]
+    return Source(_Labelled(samples), classes, name)
+
+
+def _cifar10(data_path: str, split: str, download: bool) -> Source:
+    root = Path(data_path).expanduser() if data_path else cifar.default_folder()
+    samples = cifar.open_cifar10(root, split == "train", download)
+    return Source(samples, samples.classes, "cifar10", f"=> CIFAR-10 in {root.resolve()}")

@@ -9,6 +9,7 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 import torch
+import torchvision
 from timm.data import create_transform
 from torch.utils.data import get_worker_info
 from torchvision import transforms as tv
@@ -38,11 +39,13 @@ def train_transform(img_size: int, *, no_aug: bool = False, scale: Sequence[floa
     Args:
         no_aug: the whole image, resized and centre-cropped, and nothing random.
         interpolation: "nearest", "bilinear", "bicubic", or "random" for one of the last two.
-        aa: timm's policy string for AutoAugment, RandAugment or AugMix, such as "rand-m9-mstd0.5".
-        mean: fills what geometric augmentation uncovers.
+        aa: timm's policy string for AutoAugment, RandAugment or AugMix, such as "rand-m9-mstd0.5";
+            or torchvision's "imagenet" (AutoAugment) or "ta_wide" (TrivialAugment).
+        mean: fills what geometric augmentation uncovers; torchvision's two leave it black, as
+            torchvision's training script does.
 
     Raises:
-        ValueError: the policy string is not one that timm knows.
+        ValueError: the policy is not one that timm knows, or that this torchvision has.
     """
     if no_aug:
         fixed = "bilinear" if interpolation == "random" else interpolation
@@ -62,8 +65,20 @@ def train_transform(img_size: int, *, no_aug: bool = False, scale: Sequence[floa
     return tv.Compose([*steps, to_array])
 
 
+TORCHVISION_POLICIES = {"imagenet": "AutoAugment", "ta_wide": "TrivialAugmentWide"}
+"""torchvision's names of policies -> its transforms."""
+
+
 def _colour(img_size, color_jitter, aa, interpolation, mean) -> Callable:
-    """timm's part between crop and tensor: the policy, or colour jitter where there is none."""
+    """The part between crop and tensor: the policy, or colour jitter where there is none."""
+    if aa in TORCHVISION_POLICIES:
+        if not hasattr(tv, TORCHVISION_POLICIES[aa]):
+            raise ValueError(
+                f"--aa {aa} is torchvision's {TORCHVISION_POLICIES[aa]}, which version "
+                f"{torchvision.__version__} does not have; use a newer one, or a policy of timm's"
+            )
+        fixed = "bilinear" if interpolation == "random" else interpolation
+        return getattr(tv, TORCHVISION_POLICIES[aa])(interpolation=INTERPOLATION[fixed])
     try:
         _, colour, _ = create_transform(
             img_size, is_training=True, separate=True, color_jitter=color_jitter or None,

@@ -25,11 +25,17 @@ def data(parser):
         help="the data set's folder (default: the built-in demo set)")
     add("--dataset", type=Choice("imagenet", "folder", "cifar10", "demo"),
         help="imagenet is a folder of 1000 classes (default: folder with a data path, else demo)")
-    add("--dataset_download", action=Flag, help="fetch CIFAR-10 into the data path")
+    add("--dataset_download", action=Flag,
+        help="fetch CIFAR-10, if it is not there yet, into the data path (default: "
+             "~/.cache/mobilenetv3/cifar10)")
     add("--train_split", metavar="NAME", type=TEXT, default="train",
         help="folder of the training images")
     add("--val_split", metavar="NAME", type=TEXT, default="val",
         help="folder of the validation images")
+    add("--val_labels", metavar="FILE", type=PATH, default="",
+        help="labels of validation images that lie in one folder without class folders: lines of "
+             "NAME and class (a training folder's name, a synset, or a number from 0), or "
+             "ImageNet's own files (python -m pydoc mobilenetv3.data.labels)")
     add("--img_size", metavar="PIXELS", type=IMG_SIZE, default=224,
         help="side of the square that the model sees")
     add("--batch_size", "-b", metavar="IMAGES", type=POSITIVE_INT, default=64,
@@ -54,6 +60,8 @@ def augmentation(parser):
     add = parser.add_argument_group("augmentation of training images").add_argument
     add("--no_aug", action=Flag,
         help="resize and centre crop in place of random crops, flips and colours, as in timm")
+    add("--train_img_size", "--train_crop_size", metavar="PIXELS", type=IMG_SIZE,
+        help="side of the square in training (default: as --img_size, which validation has)")
     add("--train_interpolation", type=Choice("bilinear", "bicubic", "nearest", "random"),
         metavar="METHOD", default="bilinear",
         help="of the random crop's resize: bilinear, bicubic, nearest or random")
@@ -65,7 +73,8 @@ def augmentation(parser):
     add("--vflip", type=SHARE, default=0.0, help="probability of a vertical flip")
     add("--color_jitter", type=NOT_NEGATIVE, default=0.0, help="strength of colour jitter")
     add("--aa", metavar="POLICY", type=TEXT,
-        help="timm's AutoAugment, RandAugment or AugMix policy, such as rand-m9-mstd0.5")
+        help="timm's AutoAugment, RandAugment or AugMix policy, such as rand-m9-mstd0.5; or "
+             "torchvision's imagenet (AutoAugment) or ta_wide (TrivialAugment)")
     add("--reprob", type=SHARE, default=0.0, help="probability of random erasing")
     add("--remode", type=Choice("const", "rand", "pixel"), default="const",
         help="erased parts become the mean colour, one random colour, or random pixels")

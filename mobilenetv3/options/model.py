@@ -2,17 +2,20 @@
 from mobilenetv3.arguments import (
     ABOVE_ZERO,
     BELOW_ONE,
+    COUNT,
     PATH,
     PATH_OR_FLAG,
     POSITIVE,
     POSITIVE_INT,
     TEXT,
     Choice,
+    Flag,
+    Several,
 )
 
 
-def model(parser, more_ckpt_names=()):
-    """The network: its name, its size, its weights."""
+def model(parser, more_ckpt_names=(), several=False):
+    """The network: its name, its size, its weights (with `several`, a list of files)."""
     add = parser.add_argument_group("model").add_argument
     add("--model", "--arch", "-a", metavar="NAME", type=TEXT, default="mobilenetv3_large_100",
         help="python -m mobilenetv3.models lists the names")
@@ -30,5 +33,18 @@ def model(parser, more_ckpt_names=()):
         help="how the width scales channels (default: as the model's name says)")
     add("--pretrained", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
         help="take timm's weights of the model's name, or those in the file PATH")
-    add("--ckpt_path", "--initial_checkpoint", *more_ckpt_names, type=PATH, default="",
-        help="file of weights to start from or to score")
+    names = ("--ckpt_path", "--initial_checkpoint", *more_ckpt_names)
+    if several:
+        add(*names, action=Several, metavar="FILE", type=PATH,
+            help="file of weights to score; several make a table")
+    else:
+        add(*names, type=PATH, default="", help="file of weights to start from")
+
+
+def frozen(parser):
+    """The parts of the network that do not train."""
+    add = parser.add_argument_group("freezing (with weights to start from)").add_argument
+    add("--freeze_stages", metavar="N", type=COUNT,
+        help="keep the stem and the first N stages (blocks.0, blocks.1, ...) as they are, with "
+             "their BatchNorm statistics (default: nothing is frozen)")
+    add("--freeze_backbone", action=Flag, help="train the classifier alone")

@@ -6,6 +6,7 @@ from mobilenetv3.arguments import (
     NOT_NEGATIVE,
     POSITIVE,
     POSITIVE_INT,
+    SHARE,
     Choice,
     Flag,
 )
@@ -15,9 +16,10 @@ def optimizer(parser):
     """The update of the weights."""
     add = parser.add_argument_group("optimizer").add_argument
     add("--opt", metavar="NAME", default="sgd",
-        type=Choice("sgd", "momentum", "nesterov", "rmsprop", "rmsproptf", "adamw", "lamb"),
+        type=Choice("sgd", "momentum", "nesterov", "rmsprop", "rmsproptf", "adam", "adamw", "lamb",
+                    "lambc"),
         help="as in timm: sgd and nesterov are SGD with Nesterov momentum, momentum is plain SGD "
-             "with momentum; or rmsprop, rmsproptf, adamw, lamb")
+             "with momentum; or rmsprop, rmsproptf, adam, adamw, lamb, lambc")
     add("--lr", "--learning_rate", type=POSITIVE, default=0.1,
         help="learning rate, for the batch size as given")
     add("--scale_lr", metavar="IMAGES", type=POSITIVE_INT,
@@ -27,8 +29,13 @@ def optimizer(parser):
     add("--weight_decay", "--wd", type=NOT_NEGATIVE, default=1e-4, help="weight decay")
     add("--opt_eps", type=POSITIVE, help="the optimizer's epsilon (default: its own)")
     add("--opt_betas", type=BELOW_ONE, nargs=2, metavar=("B1", "B2"),
-        help="of AdamW and LAMB (default: the optimizer's own)")
+        help="of Adam and LAMB (default: the optimizer's own)")
     add("--filter_bias_and_bn", action=Flag, help="no weight decay on biases and normalisation")
+    add("--backbone_lr_scale", metavar="FACTOR", type=POSITIVE, default=1.0,
+        help="factor of the learning rate for all but the classifier; in fine-tuning often 0.1")
+    add("--layer_decay", metavar="FACTOR", type=ABOVE_ZERO,
+        help="factor of the learning rate from each layer to the one before it, as in timm "
+             "(default: all have the same rate)")
     add("--clip_grad", type=POSITIVE, help="limit of the gradients (default: none)")
     add("--clip_mode", type=Choice("norm", "value", "agc"), default="norm",
         help="what --clip_grad limits: their norm, each value, or (agc) their norm relative to the "
@@ -64,5 +71,8 @@ def schedule(parser):
         help="learning rate at the end; with --sched cosine")
     add("--cooldown_epochs", metavar="EPOCHS", type=COUNT, default=0,
         help="epochs at --min_lr after --epochs; with --sched cosine")
+    add("--lr_noise", type=SHARE, nargs=2, metavar=("FROM", "TO"),
+        help="add timm's noise to the learning rate between these shares of the epochs (default: "
+             "none)")
     add("--sched_on_updates", action=Flag,
         help="change the learning rate at every update, not every epoch")

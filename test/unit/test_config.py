@@ -187,7 +187,6 @@ def test_a_typed_positional_path_wins_over_the_files(write):
 
 @pytest.mark.parametrize("dataset, layout", [
     ("folder", "train/CLASS/*.jpg"), ("imagenet", "train/CLASS/*.jpg"),
-    ("cifar10", "cifar-10-batches-py"),
 ])
 def test_a_data_set_without_its_path_names_the_option_and_the_layout(capsys, dataset, layout):
     message = error_of(capsys, "--dataset", dataset)
@@ -257,7 +256,7 @@ def test_typed_weights_replace_those_of_the_file(write, typed, kept):
     (["--sched=cosine", "--decay-rate=0.5"], "--decay_rate has no effect with --sched cosine"),
     (["--min-lr=0.01"], "--min_lr has no effect with --sched step"),
     (["--apex-opt-level=O1"], "--apex_opt_level has no effect without --apex"),
-    (["--opt=adamw", "--momentum=0.8"], "--momentum has no effect with adamw and lamb"),
+    (["--opt=adamw", "--momentum=0.8"], "--momentum has no effect with Adam and LAMB"),
     (["--mixup-prob=0.5"], "--mixup_prob has no effect without --mixup or --cutmix"),
     (["--no-aug", "--hflip=0"], "--hflip has no effect with --no_aug"),
     (["--aa=original", "--color-jitter=0.4"],
@@ -299,7 +298,32 @@ def test_validation_needs_weights(capsys):
     assert error_of(capsys, parse=validate).startswith("no weights to score: give --ckpt_path")
     assert "add --model" in error_of(capsys, "--pretrained", parse=validate)
     assert validate("--pretrained", "-a", "mobilenet").pretrained is True
-    assert validate("--resume", "w.pth").ckpt_path == "w.pth"
+    assert validate("--resume", "w.pth").ckpt_path == ["w.pth"]
+
+
+def test_validation_takes_several_files_and_collects_repeated_options(capsys, tmp_path):
+    cfg = validate("DIR", "--ckpt_path", "a", "b", "--ema=false", "--ckpt_path=c")
+    assert (cfg.ckpt_path, cfg.data_path, cfg.ema) == (["a", "b", "c"], "DIR", False)
+    cfg = validate("--ckpt_path", "a", "b", str(tmp_path))  # behind files, a folder is the data's
+    assert (cfg.ckpt_path, cfg.data_path) == (["a", "b"], str(tmp_path))
+    message = error_of(capsys, "DIR", "--ckpt_path", "a", str(tmp_path), parse=validate)
+    assert message.startswith(f"--ckpt_path {tmp_path}: expected files of weights")
+
+
+def test_validation_asks_where_the_details_of_the_classes_are_to_go(capsys):
+    assert validate("--ckpt_path", "w").per_class is False
+    assert validate("--ckpt_path", "w", "--per_class", "here").per_class == "here"
+    assert validate("--ckpt_path", "w", "--per_class", "--output", "out").per_class is True
+    message = error_of(capsys, "--ckpt_path", "w", "--per_class", parse=validate)
+    assert message.startswith("--per_class writes several files: give it a folder")
+
+
+def test_labels_are_for_images_in_a_folder(capsys):
+    assert validate("DIR", "--val_labels", "f", "--ckpt_path", "w").val_labels == "f"
+    for dataset, path in (("demo", []), ("cifar10", ["DIR"])):
+        message = error_of(capsys, *path, "--dataset", dataset, "--val_labels", "f", "--ckpt_path",
+                           "w", parse=validate)
+        assert message.startswith("--val_labels is for images in a folder")
 
 
 def test_validation_reads_a_run_of_training_but_never_the_weights_it_started_from(tmp_path):
@@ -307,7 +331,14 @@ def test_validation_reads_a_run_of_training_but_never_the_weights_it_started_fro
     config.save(parse("DIR", "--pretrained", "--img-size=96", "--lr=0.3"), path)
     cfg = validate("-c", str(path), "--ckpt_path", "best.pth")
     assert (cfg.data_path, cfg.img_size, cfg.model) == ("DIR", 96, "mobilenetv3_large_100")
-    assert (cfg.ckpt_path, cfg.pretrained, hasattr(cfg, "lr")) == ("best.pth", False, False)
+    assert (cfg.ckpt_path, cfg.pretrained, hasattr(cfg, "lr")) == (["best.pth"], False, False)
+
+
+def test_validation_reads_its_own_saved_configuration_but_for_the_weights(tmp_path):
+    cfg = validate("DIR", "--ckpt_path", "a", "b", "--ema", "--json", "f.json", "--per_class", "d")
+    config.save(cfg, tmp_path / "config.yaml")
+    again = validate("-c", str(tmp_path / "config.yaml"), "--ckpt_path", "c")
+    assert vars(again) == dict(vars(cfg), ckpt_path=["c"], config=str(tmp_path / "config.yaml"))
 
 
 def test_validation_still_refuses_a_key_that_no_command_has(write, capsys):

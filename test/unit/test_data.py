@@ -174,6 +174,26 @@ def test_validation_equals_torchvisions_resize_and_centre_crop():
     assert np.array_equal(array.transpose(1, 2, 0), np.asarray(expected))
 
 
+@pytest.mark.parametrize("aa, name", [
+    ("imagenet", "AutoAugment"), ("ta_wide", "TrivialAugmentWide")])
+def test_torchvisions_policies_are_had_by_its_names(aa, name):
+    from torchvision import transforms as tv
+
+    if not hasattr(tv, name):
+        with pytest.raises(ValueError, match=f"--aa {aa} is torchvision's {name}, which version"):
+            data.train_transform(32, aa=aa)
+        return
+    varied = data.train_transform(32, aa=aa)
+    assert type(varied.transforms[-2]).__name__ == name  # the last makes an array of the image
+    arrays = []
+    for seed in (3, 3, 4, 5):
+        torch.manual_seed(seed)
+        arrays.append(varied(picture()))
+    assert all(array.shape == (3, 32, 32) and array.dtype == np.uint8 for array in arrays)
+    assert np.array_equal(arrays[0], arrays[1])
+    assert not np.array_equal(arrays[2], arrays[3])
+
+
 def test_an_unknown_policy_is_an_error():
     with pytest.raises(ValueError, match="rand-m9-mstd0.5"):
         data.train_transform(32, aa="nonsense")
