@@ -22,18 +22,22 @@ examples:
   python train.py
   python train.py -c configs/mobilenetv3/mobilenetv3_large_100_ascend_1p.yaml --data_path DIR
   torchrun --nproc_per_node=8 train.py DIR --model mobilenetv2_100 --batch_size 2048 --lr 0.4
+  python train.py --model mobilenetv3_large_100 --pretrained --dataset cifar10 --dataset_download
 """
 
 VALIDATE_HELP = f"""\
 Score weights on the validation images, every image once.
 What is not given, such as the model and the image size, is as the checkpoint says.
-Without a data path the images are those of the built-in demo set.
+Without a data path the images are those of the built-in demo set. Several files of weights make a
+table; they are read and compared with the data set before the first of them is scored.
 
 {SPELLING}"""
 
 VALIDATE_EXAMPLES = """\
 examples:
   python validate.py DIR --ckpt_path output/RUN/model_best.pth.tar
+  python validate.py DIR --ckpt_path A.pth B.safetensors C.ckpt --json scores.json
+  python validate.py DIR --val_labels val.txt --ckpt_path FILE --per_class analysis
   python validate.py DIR --model mobilenetv3_small_100 --pretrained
   python validate.py -c output/RUN/config.yaml --ckpt_path output/RUN/model_best.pth.tar
 """
@@ -43,6 +47,7 @@ def train_parser() -> Parser:
     """The parser of train.py."""
     parser = Parser("train.py", TRAIN_HELP, TRAIN_EXAMPLES, trains=True)
     model.model(parser)
+    model.frozen(parser)
     data.data(parser)
     data.augmentation(parser)
     optimizer.optimizer(parser)
@@ -60,12 +65,12 @@ def validate_parser() -> Parser:
     passed over, too: in such a file they are those that training started from.
     """
     parser = Parser("validate.py", VALIDATE_HELP, VALIDATE_EXAMPLES, trains=False)
-    model.model(parser, more_ckpt_names=("--checkpoint", "--resume"))
+    model.model(parser, more_ckpt_names=("--checkpoint", "--resume"), several=True)
     data.data(parser)
     run.device(parser)
     run.score(parser)
     # None: not given, so that the checkpoint can tell.
-    parser.set_defaults(model=None, img_size=None, crop_pct=None, interpolation=None)
+    parser.set_defaults(model=None, img_size=None, crop_pct=None, interpolation=None, ema=None)
     names = parser.names()
     own = {name for name, action in names.items() if action.dest not in ("ckpt_path", "pretrained")}
     parser.skipped = frozenset({*train_parser().names(), *names} - own)

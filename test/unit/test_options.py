@@ -104,7 +104,9 @@ def test_no_two_options_share_a_spelling_and_abbreviations_are_refused(capsys):
 def test_both_parsers_give_a_namespace_that_holds_no_second_data_path():
     assert not hasattr(parse("DIR"), "data")
     shared = vars(config.parse(options.validate_parser(), ["DIR", "--ckpt_path", "w"]))
-    assert set(shared) < set(vars(parse("DIR")))  # the same names, fewer of them
+    # The same names, fewer of them, but for those of the results.
+    own = {"ema", "json", "per_class", "force"}
+    assert set(shared) - own < set(vars(parse("DIR"))) and not own & set(vars(parse("DIR")))
 
 
 # -------------------------------------------------------------------------------------- errors
@@ -182,7 +184,7 @@ def test_examples_in_the_help_are_command_lines_that_parse(name, capsys):
     parser = PARSERS[name]()
     lines = [line.split(f"{name}.py", 1)[1].split() for line in parser.epilog.splitlines()
              if f"{name}.py" in line]
-    assert len(lines) == 3
+    assert len(lines) >= 3
     for argv in lines:
         if "output/RUN/config.yaml" not in argv:  # a file of the user's
             argv = [str(ROOT / word) if word.startswith("configs/") else word for word in argv]
