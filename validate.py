@@ -100,9 +100,10 @@ def from_file(cfg, file):
     Raises:
         ValueError: it is not for the network that the command line names.
     """
-    from mobilenetv3 import convert, models
+    from mobilenetv3 import build, convert, models
 
     weights, given = convert.read(file, ema=cfg.ema), given_options(cfg)
+    build.require_classifier(weights.config["arch"])
     if cfg.model and models.canonical_name(cfg.model) != weights.config["arch"]:
         weights = convert.read(file, ema=cfg.ema, arch=cfg.model)
     unknown = sorted(given.keys() - weights.config.keys())

@@ -40,6 +40,11 @@ export PYTHON MNV3_CHECKED_PYTHON=$PYTHON
 # Several processes run at once in the tests; each with a thread per core would stand in each
 # other's way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Two at a time: more would let the tests that start eight ranks wait for each other.
+cores=$(nproc 2>/dev/null || echo 1)
+if ((cores > 1)); then
+    arguments=(-n 2 --dist=loadfile ${arguments[@]+"${arguments[@]}"})
+fi
 say "testing with $("$PYTHON" -V), $PYTHON"
 cd -- "$root"
 exec "$PYTHON" -m pytest ${selected[@]+"${selected[@]}"} ${arguments[@]+"${arguments[@]}"}

@@ -31,7 +31,7 @@ def npu(environment):
     build = [sys.executable, str(STAND_IN / "torch_npu" / "_build.py")]
     variables = {"PYTHONPATH": str(STAND_IN), "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     done = subprocess.run(build, env=dict(environment, **variables), capture_output=True, text=True)
-    if done.returncode == 77:
+    if done.returncode == 77 and os.environ.get("NPU_STAND_IN_REQUIRED") != "1":
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stderr
     return variables

@@ -44,7 +44,9 @@ def build():
         [sys.executable, str(STAND_IN / "torch_npu" / "_build.py")], env=environment(),
         capture_output=True, text=True,
     )
-    if done.returncode == 77:
+    # Where there is a compiler for sure, as in CI, a skip would hide that nothing was tested.
+    may_skip = os.environ.get("NPU_STAND_IN_REQUIRED") != "1"
+    if done.returncode == 77 and may_skip:
         return done.stderr.strip().splitlines()[-1]
     if done.returncode:
         raise RuntimeError(done.stderr)
