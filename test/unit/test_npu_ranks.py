@@ -99,7 +99,7 @@ def parallel_training(device, who):
             optimizer.zero_grad()
         if here.type == "npu":
             assert torch.npu.host_syncs() == {}  # DDP's own buckets are waited for on the device
-        trained.append([t.detach().cpu() for t in model.state_dict().values()])
+        trained.append([p.detach().cpu() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*trained))
     joint_batchnorm(device, who.rank)
 
