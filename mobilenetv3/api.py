@@ -82,7 +82,8 @@ def init_model(
         pretrained: take timm's weights of the model's name (see `models.load_timm_weights`).
         num_classes: another number of classes than the file's starts a new classifier.
         in_chans: 1 for grey images; the stem's weights are summed.
-        ema: True for averaged weights, False for live ones, None for averaged where there are any.
+        ema: True for averaged weights, False for live ones. None for averaged ones from this
+            package's checkpoints and mmengine's, for live ones from the other families'.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         help="take the averaged weights; the default for this package's checkpoints and mmengine's",
     )
     average.add_argument(
-        "--no-ema", action="store_false", default=None, dest="ema",
+        "--no-ema", "--no_ema", action="store_false", default=None, dest="ema",
         help="take the weights as they were trained",
     )
     found.add_argument(
@@ -86,6 +86,11 @@ def main(args: argparse.Namespace) -> None:
             print(f"=> {line}")
 
 
+def _plain(name: object) -> str:
+    """A name out of a file, without what would command the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(name))
+
+
 def report(weights: convert.Weights, given: Sequence[str] = ()) -> List[str]:
     """What was found, a line each.
 
@@ -97,7 +102,7 @@ def report(weights: convert.Weights, given: Sequence[str] = ()) -> List[str]:
     config, prepare = model.config, weights.prepare
     classes = str(config["num_classes"])
     if weights.classes:
-        classes += f" ({', '.join(map(str, weights.classes[:3]))}" + (
+        classes += f" ({', '.join(map(_plain, weights.classes[:3]))}" + (
             ", ...)" if len(weights.classes) > 3 else ")")
     shown = {
         "family": weights.family,

@@ -29,12 +29,13 @@ from .source import (
     torch_norm,
 )
 
-ARCHS = ("mobilenetv3_large", "mobilenetv3_small", "mobilenetv2")
+ARCHS = ("mobilenetv3_large", "mobilenetv3_small", "mobilenetv3_small_1280", "mobilenetv2")
 
 # (arch, width) of mmpretrain's MobileNetV3(arch=...); the widths follow timm's rule.
 V3_ARCHS = {
     ("mobilenetv3_large", 1.0): "large",
     ("mobilenetv3_small", 1.0): "small",
+    ("mobilenetv3_small_1280", 1.0): "small",
     ("mobilenetv3_small", 0.75): "small_075",
     ("mobilenetv3_small", 0.5): "small_050",
 }
@@ -173,8 +174,10 @@ def check(config: Dict[str, Any], network: Network) -> List[str]:
     if (config["bn_eps"], config["bn_momentum"]) != norm:
         backbone += (f", norm_cfg=dict(type='BN', eps={config['bn_eps']:g}, "
                      f"momentum={config['bn_momentum']:g})")
-    return [f"in mmpretrain's configuration: backbone=dict(type='{backbone}), and "
-            f"num_classes={config['num_classes']} in head"]
+    head = f"num_classes={config['num_classes']}"
+    if network.arch == "mobilenetv3_small_1280":
+        head += " and mid_channels=[1280]"
+    return [f"in mmpretrain's configuration: backbone=dict(type='{backbone}), and {head} in head"]
 
 
 def refuse_v3_width(config: Dict[str, Any], network: Network) -> None:

@@ -67,10 +67,12 @@ def _is_tensors(value: Any) -> bool:
 def _flat(state: Dict) -> Tuple[Optional[Dict], Optional[Dict]]:
     """A state dict itself. MindSpore's training checkpoints are flat, too.
 
-    There an optimizer's tensors (moments.NAME) and the averages (ema.NAME) stand beside NAME.
+    There an optimizer's tensors (moments.NAME) and the averages (ema.NAME) stand beside NAME. With
+    accumulated gradients MindCV's trained tensors are called optimizer.NAME, all others NAME.
     """
     tensors = {name: value for name, value in state.items()
                if isinstance(name, str) and torch.is_tensor(value)}
+    tensors = {**{name.replace("optimizer.", ""): tensors[name] for name in tensors}, **tensors}
     live = {name: value for name, value in tensors.items()
             if not name.startswith("ema.") and name.partition(".")[2] not in tensors}
     averaged = {name[len("ema."):]: value for name, value in tensors.items()

@@ -1,7 +1,7 @@
 """The networks of this package as tables, and what a table becomes at a width. No torch.
 
 Those that are not in the papers differ from one that is in a line or two: TensorFlow's minimal
-ones, timm's deeper ones and its first V3, and d-li14's V3.
+ones, timm's deeper ones and its first V3, mmpretrain's for CIFAR-10, and d-li14's V3.
 """
 import math
 from typing import List, NamedTuple, Tuple
@@ -89,6 +89,10 @@ ARCHS = {
         stages=((MOBILENETV3_LARGE.stages[0][0]._replace(skip=False),),
                 *MOBILENETV3_LARGE.stages[1:]),
         se_divisor=1, se_act=None, head_bias=False, defaults=_RW,
+    ),
+    # mmpretrain's network for CIFAR-10: the small one with the large one's head.
+    "mobilenetv3_small_1280": MOBILENETV3_SMALL._replace(
+        head=MOBILENETV3_LARGE.head, rules=_one_rule(MOBILENETV3_SMALL.rules["timm"])
     ),
     "tf_mobilenetv3_large": MOBILENETV3_LARGE._replace(defaults=_TF),
     "tf_mobilenetv3_large_minimal": _minimal(MOBILENETV3_LARGE)._replace(defaults=_TF),

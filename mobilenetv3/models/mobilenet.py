@@ -235,6 +235,7 @@ FAMILIES: Dict[str, Type[MobileNet]] = {  # a key of ARCHS -> the class that bui
     "tf_mobilenetv3_large_minimal": MobileNetV3_Large,
     "dli14_mobilenetv3_large": MobileNetV3_Large,
     "mobilenetv3_small": MobileNetV3_Small,
+    "mobilenetv3_small_1280": MobileNetV3_Small,
     "tf_mobilenetv3_small": MobileNetV3_Small,
     "tf_mobilenetv3_small_minimal": MobileNetV3_Small,
     "dli14_mobilenetv3_small": MobileNetV3_Small,

@@ -43,6 +43,9 @@ DLI14_MODELS: Dict[str, Tuple[str, float]] = {  # d-li14's, which calls them mob
     "dli14_mobilenetv3_small_075": ("dli14_mobilenetv3_small", 0.75),
     "dli14_mobilenetv3_small_100": ("dli14_mobilenetv3_small", 1.0),
 }
+MMPRETRAIN_MODELS: Dict[str, Tuple[str, float]] = {  # its configuration for CIFAR-10
+    "mobilenetv3_small_1280": ("mobilenetv3_small_1280", 1.0),
+}
 # Graphs of their own, at width 1.0 only: xiaolai's networks, and those for segmentation.
 XIAOLAI_MODELS = (
     "xiaolai2019_mobilenetv3_large",
@@ -55,6 +58,7 @@ XIAOLAI_MODELS = (
 LRASPP_MODELS = ("lraspp_mobilenetv3_large", "lraspp_mobilenetv3_small")
 MODELS: Dict[str, Tuple[str, float]] = {
     **TIMM_MODELS,
+    **MMPRETRAIN_MODELS,
     **DLI14_MODELS,
     **{name: (name, 1.0) for name in XIAOLAI_MODELS + LRASPP_MODELS},
 }

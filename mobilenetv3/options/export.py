@@ -64,8 +64,8 @@ def _weights(parser):
     add("--pretrained", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
         help="take timm's weights of the model's name, or those in the file PATH")
     add("--ema", action=Flag,
-        help="take the averaged weights; --no_ema the others (default: the averaged ones of a file "
-             "that has them)")
+        help="take the averaged weights; --no_ema the others (default: the averaged ones of "
+             "this package's and mmengine's files)")
     parser.set_defaults(ema=None)  # not given
 
 

@@ -17,9 +17,11 @@ def optimizer(parser):
     add = parser.add_argument_group("optimizer").add_argument
     add("--opt", metavar="NAME", default="sgd",
         type=Choice("sgd", "momentum", "nesterov", "rmsprop", "rmsproptf", "adam", "adamw", "lamb",
-                    "lambc"),
+                    "lambc", "npufusedsgd", "npufusedrmsprop", "npufusedrmsproptf"),
         help="as in timm: sgd and nesterov are SGD with Nesterov momentum, momentum is plain SGD "
-             "with momentum; or rmsprop, rmsproptf, adam, adamw, lamb, lambc")
+             "with momentum; or rmsprop, rmsproptf, adam, adamw, lamb, lambc; npufusedsgd (without "
+             "Nesterov), npufusedrmsprop and npufusedrmsproptf are torch_npu's, and where it is "
+             "missing their plain twins")
     add("--lr", "--learning_rate", type=POSITIVE, default=0.1,
         help="learning rate, for the batch size as given")
     add("--scale_lr", metavar="IMAGES", type=POSITIVE_INT,

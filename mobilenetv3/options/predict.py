@@ -89,7 +89,7 @@ def _weights(parser):
         help="take timm's weights of the model's name, or those in the file PATH")
     add("--ema", action=Flag,
         help="take the averaged weights, or with --ema=false the others (default: the averaged "
-             "ones of a file that has them)")
+             "ones of this package's and mmengine's files)")
     add("--device", type=DEVICE, default="auto",
         help="auto takes the first of npu, cuda and cpu that is usable")
     add("--device_id", metavar="N", type=COUNT, help="number of the card (default: 0)")

@@ -78,7 +78,7 @@ def score(parser):
         help="folder for the results, new or empty (default: none is written)")
     add("--ema", action=Flag,
         help="score the averaged weights, or with --ema=false the others (default: the averaged "
-             "ones of a file that has them)")
+             "ones of this package's and mmengine's files)")
     add("--json", metavar="FILE", type=PATH, default="", help="write all figures as JSON")
     add("--per_class", metavar="DIR", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
         help="write the accuracy of each class and the confusion matrix (CSV, and PNG by "

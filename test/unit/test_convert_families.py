@@ -24,6 +24,10 @@ CASES = {
         lambda: peers.MMPretrain(peers.SMALL_050, eps=1e-5),
         ("mobilenetv3_small_050", 0.5, "timm", 1e-5, "symmetric"),
     ),
+    "mmpretrain-small_cifar": (
+        lambda: peers.MMPretrain(peers.SMALL, head=1280),
+        ("mobilenetv3_small_1280", 1.0, "timm", 1e-3, "symmetric"),
+    ),
     "mmpretrain-v2": (
         lambda: peers.MMPretrain(1.4),
         ("mobilenetv2_140", 1.4, "timm", 1e-5, "symmetric"),
@@ -196,6 +200,26 @@ def test_a_training_checkpoint_of_mindcv(tmp_path):
         for ours, theirs in (("bn1.running_mean", "moving_mean"), ("bn1.weight", "gamma")):
             expected = live["features.1." + theirs] * factor
             assert torch.equal(weights.state_dict[ours], expected)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_training_checkpoint_of_mindcv_with_accumulated_gradients(averaged, tmp_path):
+    """There the optimizer's name comes before that of each tensor that it trains."""
+    live = peer("mindcv-small_075").parameters_of_mindspore()
+    state = {("" if "moving" in name else "optimizer.") + name: value
+             for name, value in live.items()}
+    for name in [name for name in state if name.startswith("optimizer.")]:
+        state[name.replace("optimizer.", "optimizer.moments.")] = torch.zeros_like(state[name])
+        state["grad_accumulation." + name] = torch.zeros_like(state[name])
+    if averaged:
+        state.update({"ema." + name: value * 0.5 for name, value in live.items()})
+    state.update({"optimizer.learning_rate": torch.rand(5), "accumulation_step": torch.tensor(1)})
+    checkpoint.save_mindspore(tmp_path / "a.ckpt", state)
+    weights = convert.read(tmp_path / "a.ckpt")
+    assert apart(convert.build(weights), "mindcv-small_075") <= 1e-5
+    if averaged:
+        weights = convert.read(tmp_path / "a.ckpt", ema=True)
+        assert torch.equal(weights.state_dict["bn1.weight"], live["features.1.gamma"] * 0.5)
 
 
 def test_averages_of_trained_tensors_only_keep_the_statistics(tmp_path):

@@ -22,6 +22,7 @@ def test_canonical_names_are_timms_and_those_of_networks_that_timm_lacks():
         "mobilenetv3_small_050",
         "mobilenetv3_small_075",
         "mobilenetv3_small_100",
+        "mobilenetv3_small_1280",
     ]
     assert list_models("tf_*") == [
         "tf_mobilenetv3_large_075",
@@ -53,7 +54,7 @@ def test_canonical_names_are_timms_and_those_of_networks_that_timm_lacks():
         "lraspp_mobilenetv3_small",
     }
     assert {*list_models("xiaolai*"), *list_models("lraspp*")} == others
-    assert len(list_models()) == 7 + 6 + 7 + 4 + 6 + 2
+    assert len(list_models()) == 8 + 6 + 7 + 4 + 6 + 2
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -207,3 +207,8 @@ def test_options_and_config_load_quickly_and_without_anything_heavy():
         assert out[1:] == []
         best = min(best, float(out[0]))
     assert best < 0.2
+
+
+@pytest.mark.parametrize("name", ["npufusedsgd", "npufusedrmsprop", "npufusedrmsproptf"])
+def test_torch_npus_optimizers_are_names_of_opt(name):
+    assert parse("--opt", name).opt == name
