@@ -27,9 +27,10 @@ def run(main: Callable, cfg, program: str) -> int:
         return 128 + signal.SIGINT
     except Exception as error:
         is_theirs = isinstance(error, _THEIRS) or getattr(error, "is_theirs", False)
-        if not is_theirs or os.environ.get("MOBILENETV3_TRACEBACK") == "1":
+        is_lost = not is_theirs and any(words in str(error) for words in _LOST)
+        if not (is_theirs or is_lost) or os.environ.get("MOBILENETV3_TRACEBACK") == "1":
             traceback.print_exc()
-        if not is_theirs and any(words in str(error) for words in _LOST):
+        if is_lost:
             error = RuntimeError(_lost(error))
         rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
         print(f"{program}: error{rank}: {sentence(error)}", file=sys.stderr)
