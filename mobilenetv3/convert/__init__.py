@@ -9,8 +9,8 @@
 
 On the command line: python -m mobilenetv3.convert SRC DST [--to FAMILY].
 """
-from .load import build, load_into, load_model
+from .load import build, load_into
 from .weights import Weights, read
 from .write import TARGETS, save
 
-__all__ = ["TARGETS", "Weights", "build", "load_into", "load_model", "read", "save"]
+__all__ = ["TARGETS", "Weights", "build", "load_into", "read", "save"]

@@ -1,16 +1,14 @@
 """Weights into networks."""
-import warnings
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from mobilenetv3.files import PathLike
 from mobilenetv3.models import create_model
 from mobilenetv3.models.names import resolve_name
 
 from .fit import Difference
-from .weights import Weights, read, width_of
+from .weights import Weights, width_of
 
 # Options that the shapes do not show and the outputs depend on.
 SILENT = ("bn_eps", "pad_type")
@@ -75,37 +73,6 @@ def load_into(model: nn.Module, weights: Weights) -> List[str]:
             notes.append(f"the weights were trained with {option} {theirs}, the model has {ours}: "
                          "its outputs differ from those of their network")
     return notes
-
-
-def load_model(
-    model: nn.Module, model_path: PathLike, pt_version: float = 1.1
-) -> nn.Module:
-    """The call by which users of xiaolai's networks load weights; use what it returns.
-
-        model = load_model(model=MobileNetV3_Large(num_classes=100),
-                           model_path="mbv3_large.old.pth.tar", pt_version=1.1)
-
-    Where the file holds another graph than `model`, as xiaolai's files do for MobileNetV3_Large of
-    this package, the result is the file's own network, for as many classes and input channels as
-    `model` has; a warning says so.
-
-    Args:
-        pt_version: there 1.0 or 1.1, whether names begin with "module."; here both are read.
-
-    Raises:
-        FileNotFoundError, ValueError: see `read`; the weights do not fit.
-    """
-    weights = read(model_path)
-    if _graph(weights.config) == _graph(model.config):
-        load_into(model, weights)
-        return model
-    warnings.warn(
-        f"{model_path} holds a {_title(weights.config)}, another graph than that of "
-        f"{_title(model.config)}: load_model returns a network of the file's graph",
-        stacklevel=2,
-    )
-    built = build(weights, model.config["num_classes"], model.config["in_chans"])
-    return built.train(model.training)
 
 
 def compare(wanted: Dict[str, Tensor], given: Dict[str, Tensor]) -> Difference:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mobilenetv3 import convert
-from mobilenetv3.models import MobileNetV3_Large, create_model
+from mobilenetv3.models import create_model
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
@@ -138,25 +138,6 @@ def test_xiaolais_files_are_told_apart(arch, tmp_path):
     assert (weights.family, weights.config["arch"]) == ("xiaolai", arch)
     assert weights.config["num_classes"] == 1000
     convert.build(weights)
-
-
-def test_the_call_of_xiaolais_users(tmp_path):
-    theirs = given("xiaolai2019old_mobilenetv3_large").state_dict
-    state = {"module." + name: value for name, value in theirs.items()}
-    path = tmp_path / "mbv3_large.old.pth.tar"
-    torch.save({"state_dict": state}, str(path))
-    with pytest.warns(UserWarning, match="returns a network of the file's graph"):
-        model = convert.load_model(model=MobileNetV3_Large(num_classes=100), model_path=str(path),
-                                   pt_version=1.1)
-    assert model.config["arch"] == "xiaolai2019old_mobilenetv3_large" and model.training
-    loaded = model.state_dict()
-    assert loaded["linear4.weight"].shape == (100, 1280)
-    assert loaded["linear4.bias"].shape == (100,)
-    assert all(torch.equal(loaded[name], value) for name, value in theirs.items()
-               if not name.startswith("linear4."))
-    same = create_model("xiaolai2019old_mobilenetv3_large", num_classes=7)
-    assert convert.load_model(same, path, pt_version=1.0) is same
-    assert torch.equal(same.bneck[0].conv1.weight, theirs["bneck.0.conv1.weight"])
 
 
 def test_a_file_that_describes_an_unknown_network_is_an_error():
