@@ -90,8 +90,8 @@ def main(cfg):
     fused = optim.fused_note(cfg.opt, device.fused_optimizers)
     start = describe_start(cfg, resume, epoch)
     rates = finetune.rates_note(cfg.backbone_lr_scale, cfg.layer_decay)
-    for line in filter(None, (note, device.note, source.note, precision.note, fused, *notes,
-                              frozen, rates, start)):
+    for line in filter(None, (note, device.note, source.note, train_loader.decode_note,
+                              precision.note, fused, *notes, frozen, rates, start)):
         run.log(line)
 
     if cfg.evaluate:
@@ -114,6 +114,8 @@ def main(cfg):
             precision, schedule, ema, clock, epoch, loop,
         )
         record.update(train_loss=score.loss, train_acc1=score.acc1, train_acc5=score.acc5)
+        for line in filter(None, [train_loader.refused_note()]):
+            run.log(line)
         if clock.is_measured:
             record["fps"] = clock.fps
             run.log(logfmt.Throughput(clock.fps).line())

@@ -137,7 +137,7 @@ def train_loader(cfg, source, device, who):
             mode=cfg.mixup_mode, label_smoothing=cfg.smoothing,
             num_classes=cfg.num_classes or len(source.classes),
         ) if mixes else None,
-        mixup_off_epoch=cfg.mixup_off_epoch, **common,
+        mixup_off_epoch=cfg.mixup_off_epoch, fast=cfg.decode == "fast", **common,
     )
 
 

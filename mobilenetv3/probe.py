@@ -185,6 +185,10 @@ def jpeg(found: Findings) -> None:
         name += ", libjpeg (slow)"
         found.problem("Pillow decodes JPEG without libjpeg-turbo, several times slower",
                       "install Pillow's own wheel: pip install --force-reinstall pillow", False)
+    try:
+        name += f"; simplejpeg {importlib.import_module('simplejpeg').__version__}"
+    except (ImportError, ValueError) as error:  # ValueError: built for another numpy
+        found.problem(f"--decode fast takes Pillow: {error}", "pip install simplejpeg", False)
     found.fact("JPEG", name)
 
 

@@ -3,8 +3,9 @@
     python test/python_check.py FILE...       # nothing is imported: this answers in a moment
 
 A FILE holds pip requirements. The lower bound of each counts, and == as one; what PyTorch itself
-does not need at run time (tensorboard, setuptools, six) may be missing. With torch below 2.1 the
-requirements.txt of the current stack is exchanged for 1.8_requirements.txt beside it.
+does not need at run time (tensorboard, setuptools, six), or only does faster (simplejpeg), may be
+missing. With torch below 2.1 the requirements.txt of the current stack is exchanged for
+1.8_requirements.txt beside it.
 """
 import importlib.util
 import os
@@ -12,7 +13,7 @@ import re
 import sys
 from importlib import metadata
 
-OPTIONAL = ("tensorboard", "setuptools", "six")
+OPTIONAL = ("tensorboard", "setuptools", "six", "simplejpeg")
 # Where a package of another name (pillow-simd) may serve, the module is looked for.
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 

@@ -19,12 +19,36 @@ class Source(NamedTuple):
     """One split of a data set."""
 
     samples: object
-    """Sequence of (PIL image, int)."""
+    """Sequence of (PIL image, int); one of files has `encoded` as well (see `Files`)."""
     classes: List[str]
     name: str
     """What the result table's data column says."""
     note: str = ""
     """A line for the log; "" where the data path says it all."""
+
+
+class Files:
+    """Images in files: item i is (PIL image of mode RGB, int).
+
+    Args:
+        samples: (path, label) of each.
+    """
+
+    def __init__(self, samples: List[Tuple[str, int]]):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        path, label = self.samples[index]
+        return datasets.folder.default_loader(path), label
+
+    def encoded(self, index: int) -> Tuple[bytes, int]:
+        """(content of the file, label)."""
+        path, label = self.samples[index]
+        with open(path, "rb", buffering=0) as file:
+            return file.read(), label
 
 
 def open_source(dataset: str, data_path: str, split: str, other_split: str = "val",
@@ -85,28 +109,14 @@ def _image_folder(path: Path, name: str, root: Path, split: str, other_split: st
             "that lie in one folder"
         )
     try:
-        samples = datasets.ImageFolder(str(path))
+        folder = datasets.ImageFolder(str(path))
     except (FileNotFoundError, RuntimeError) as error:
         # Newer torchvision refuses a class folder without images, naming the classes.
         raise FileNotFoundError(f"{path} ({error}); {layout}") from error
-    empty = sorted(set(samples.classes) - {samples.classes[t] for t in set(samples.targets)})
+    empty = sorted(set(folder.classes) - {folder.classes[t] for t in set(folder.targets)})
     if empty:
         raise FileNotFoundError(f"{path} has class folders without images: {empty[:5]}; {layout}")
-    return Source(samples, samples.classes, name)
-
-
-class _Labelled:
-    """Images of one folder with labels of their own: item i is (PIL image of mode RGB, int)."""
-
-    def __init__(self, samples: List[Tuple[str, int]]):
-        self.samples = samples  # (path, label)
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        path, label = self.samples[index]
-        return datasets.folder.default_loader(path), label
+    return Source(Files(folder.samples), folder.classes, name)
 
 
 def _flat_folder(path: Path, name: str, labels: Path, train: Path) -> Source:
@@ -125,7 +135,7 @@ def _flat_folder(path: Path, name: str, labels: Path, train: Path) -> Source:
         )
     indices = read_labels(labels, images, classes)
     samples = [(str(path / image), index) for image, index in zip(images, indices)]
-    return Source(_Labelled(samples), classes, name)
+    return Source(Files(samples), classes, name)
 
 
 def _cifar10(data_path: str, split: str, download: bool) -> Source:

@@ -1,18 +1,23 @@
-"""From a PIL image to the uint8 array that a batch is made of.
+"""From a PIL image, or from a JPEG, to the uint8 array that a batch is made of.
 
 Crops and flips are torchvision's, colour and policies timm's. Images stay uint8 until they are on
 the device: a quarter of the bytes to move, and the host does no arithmetic that the device does
-faster. See `loader` for what happens there.
+faster. See `loader` for what happens there, and `decode` for the short way from a JPEG to a crop.
 """
+import contextlib
+import multiprocessing
 import random
 from typing import Callable, Optional, Sequence
 
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import get_worker_info
 from torchvision import transforms as tv
+
+from mobilenetv3.data import decode
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,7 +30,9 @@ INTERPOLATION = {
 
 
 def to_array(image) -> np.ndarray:
-    """PIL image of mode RGB -> uint8 array (3, H, W)."""
+    """PIL image of mode RGB, or uint8 tensor (3, H, W) -> uint8 array (3, H, W)."""
+    if isinstance(image, torch.Tensor):
+        return image.numpy()
     return np.asarray(image).transpose(2, 0, 1)
 
 
@@ -35,6 +42,8 @@ def train_transform(img_size: int, *, no_aug: bool = False, scale: Sequence[floa
                     interpolation: str = "bilinear",
                     mean: Sequence[float] = IMAGENET_MEAN) -> Callable:
     """RandomResizedCrop, flips and colour: PIL image -> uint8 array (3, img_size, img_size).
+
+    The result is a `TrainTransform`, which takes JPEGs as well, unless `no_aug`.
 
     Args:
         no_aug: the whole image, resized and centre-cropped, and nothing random.
@@ -55,14 +64,56 @@ def train_transform(img_size: int, *, no_aug: bool = False, scale: Sequence[floa
         tv.RandomResizedCrop(img_size, tuple(scale), tuple(ratio), INTERPOLATION[name])
         for name in names
     ]
-    steps = [crops[0] if len(crops) == 1 else tv.RandomChoice(crops)]
-    if hflip:
-        steps.append(tv.RandomHorizontalFlip(hflip))
-    if vflip:
-        steps.append(tv.RandomVerticalFlip(vflip))
-    if aa or color_jitter:
-        steps.append(_colour(img_size, color_jitter, aa, interpolation, mean))
-    return tv.Compose([*steps, to_array])
+    flips = [
+        flip(share) for flip, share in
+        ((tv.RandomHorizontalFlip, hflip), (tv.RandomVerticalFlip, vflip)) if share
+    ]
+    if not aa and not color_jitter:
+        return TrainTransform(crops, flips)
+    colour = _colour(img_size, color_jitter, aa, interpolation, mean)
+    return TrainTransform(crops, flips, colour)
+
+
+class TrainTransform:
+    """One of several crops, flips, and colour; the same random numbers from an image and a JPEG.
+
+    Args:
+        crops: RandomResizedCrops, which differ in their interpolation.
+        colour: from PIL image to PIL image; None for none.
+    """
+
+    def __init__(self, crops: Sequence[tv.RandomResizedCrop], flips: Sequence[Callable],
+                 colour: Optional[Callable] = None):
+        self.crops, self.flips, self.colour = crops, flips, colour
+
+    def __call__(self, image) -> np.ndarray:
+        """PIL image of mode RGB -> uint8 array (3, H, W)."""
+        image = self._crop()(image)
+        for flip in self.flips:
+            image = flip(image)
+        return to_array(image if self.colour is None else self.colour(image))
+
+    def from_jpeg(self, data: bytes) -> np.ndarray:
+        """JPEG -> uint8 array (3, H, W), as of the decoded image but for what `decode` tells.
+
+        Raises:
+            decode.Refused: it must be decoded in another way.
+        """
+        height, width = decode.image_size(data)
+        crop = self._crop()
+        sized = torch.empty(1, 1, 1).expand(1, height, width)  # all that get_params asks for
+        box = decode.Box(*map(int, crop.get_params(sized, crop.scale, crop.ratio)))
+        image = decode.crop(data, box, crop.size[0], crop.interpolation.value)
+        for flip in self.flips:
+            image = flip(image)
+        if self.colour is None:
+            return to_array(image)
+        if isinstance(image, torch.Tensor):
+            image = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        return to_array(self.colour(image))
+
+    def _crop(self) -> tv.RandomResizedCrop:
+        return self.crops[0] if len(self.crops) == 1 else random.choice(self.crops)
 
 
 TORCHVISION_POLICIES = {"imagenet": "AutoAugment", "ta_wide": "TrivialAugmentWide"}
@@ -112,51 +163,93 @@ class Transformed(torch.utils.data.Dataset):
     Augmentation of image i in epoch e depends on (seed, e, i) alone: not on the number of workers
     or ranks, and not on what was drawn before. A resumed run therefore sees the images that the
     run it continues would have seen.
+
+    Args:
+        fast: let the transform decode (see `decode`) where the source has files and the transform
+            takes JPEGs; `note` tells where not.
     """
 
-    def __init__(self, samples, transform: Callable, seed: Optional[int] = None):
+    def __init__(self, samples, transform: Callable, seed: Optional[int] = None,
+                 fast: bool = False):
         self.samples, self.transform, self.seed = samples, transform, seed
+        self.note = ""
+        takes_jpegs = hasattr(transform, "from_jpeg") and hasattr(samples, "encoded")
+        self.is_fast = fast and takes_jpegs and decode.is_available()
+        if self.is_fast:
+            self.note = f"=> --decode fast: {decode.describe()}"
+        elif fast and takes_jpegs:
+            self.note = ("=> --decode fast needs simplejpeg, which is not installed; decoding with "
+                         "Pillow")
+        self._refused = multiprocessing.Value("q", 0) if self.is_fast else None  # of all workers
 
     def __len__(self):
         return len(self.samples)
 
     def __getitem__(self, key):
-        epoch, index = key
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys):
+        """Several items; PyTorch 2 asks for a batch at once."""
+        with contextlib.nullcontext() if self.seed is None else _generators_put_back():
+            return [self._item(epoch, index) for epoch, index in keys]
+
+    def _item(self, epoch, index):
         try:
+            if self.is_fast:
+                found = self._from_jpeg(epoch, index)
+                if found is not None:
+                    return found
             image, label = self.samples[index]
         except OSError as error:
             raise OSError(f"cannot read {self._path(index)}: {error}") from error
         if image.mode != "RGB":
             image = image.convert("RGB")
+        self._seed(epoch, index)
+        return self.transform(image), label
+
+    def _seed(self, epoch, index):
+        """Seed the three generators that transforms draw from."""
         if self.seed is None:
-            return self.transform(image), label
-        with _seeded((self.seed, epoch, index)):
-            return self.transform(image), label
+            return
+        words = np.random.SeedSequence((self.seed, epoch, index)).generate_state(3)
+        # Not torch.manual_seed: it seeds the cards, too, and theirs are not put back.
+        seeds = random.seed, np.random.seed, torch.default_generator.manual_seed
+        for seed, word in zip(seeds, words):
+            seed(int(word))
+
+    @property
+    def refused(self) -> int:
+        """Images that Pillow had to decode, so far, where the fast decoder was to."""
+        return self._refused.value if self.is_fast else 0
+
+    def _from_jpeg(self, epoch, index):
+        data, label = self.samples.encoded(index)
+        self._seed(epoch, index)
+        try:
+            return self.transform.from_jpeg(data), label
+        except decode.Refused:
+            with self._refused.get_lock():
+                self._refused.value += 1
+            return None
 
     def _path(self, index):
         paths = getattr(self.samples, "samples", None)
         return paths[index][0] if paths else f"image {index}"
 
 
-class _seeded:
-    """Seeds the three generators that transforms draw from.
+@contextlib.contextmanager
+def _generators_put_back():
+    """In the training process (workers=0) dropout must not be reseeded by each image.
 
-    In the training process (workers=0) their states are put back: dropout must not be reseeded by
-    each image. A worker process draws for images only.
+    A worker process draws for images only.
     """
-
-    def __init__(self, key):
-        self.words = np.random.SeedSequence(key).generate_state(3)
-
-    def __enter__(self):
-        self.kept = None
-        if get_worker_info() is None:
-            self.kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        for seed, word in zip((random.seed, np.random.seed, torch.manual_seed), self.words):
-            seed(int(word))
-
-    def __exit__(self, *error):
-        if self.kept:
-            random.setstate(self.kept[0])
-            np.random.set_state(self.kept[1])
-            torch.set_rng_state(self.kept[2])
+    if get_worker_info() is not None:
+        yield
+        return
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        for put_back, state in zip((random.setstate, np.random.set_state, torch.set_rng_state),
+                                   states):
+            put_back(state)

@@ -58,6 +58,10 @@ def data(parser):
 def augmentation(parser):
     """What is done to training images."""
     add = parser.add_argument_group("augmentation of training images").add_argument
+    add("--decode", type=Choice("fast", "exact"), default="fast", metavar="HOW",
+        help="fast decodes of a JPEG what its random crop needs (with simplejpeg), exact is "
+             "Pillow's to the bit; the crops are the same, and the pixels differ by 0.06 of 255 on "
+             "average (ImageNet at 224); validation is always exact")
     add("--no_aug", action=Flag,
         help="resize and centre crop in place of random crops, flips and colours, as in timm")
     add("--train_img_size", "--train_crop_size", metavar="PIXELS", type=IMG_SIZE,
