@@ -178,18 +178,17 @@ def per_rank_batch(batch_size: int, world: int) -> int:
     return batch_size // world
 
 
-BUCKET_MB = 4
-"""Gradients exchanged at a time: several buckets for a network of 10 to 22 MB, so that the first
-travel while the rest is computed; PyTorch's 25 would be one. benchmarks/ddp.py compares them."""
-
-
 def wrap(model: nn.Module, device: Device, who: Ranks) -> nn.Module:
-    """DistributedDataParallel around a model, or the model itself where there is one rank."""
+    """DistributedDataParallel around a model, or the model itself where there is one rank.
+
+    Its settings are those that benchmarks/ddp.py found to help; smaller buckets and static_graph
+    did not.
+    """
     if who.world == 1:
         return model
     return nn.parallel.DistributedDataParallel(
         model, device_ids=None if device.module is None else [device.index],
-        bucket_cap_mb=BUCKET_MB, gradient_as_bucket_view=True, **without_buffers(),
+        gradient_as_bucket_view=True, **without_buffers(),
     )
 
 
