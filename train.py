@@ -70,7 +70,7 @@ def main(cfg):
         model = dist.sync_batchnorm(model, device)
     precision = build.precision(cfg, device)
     precision.prepare(model, optimizer)  # after the average, which is kept in float32
-    parallel = dist.wrap(model, device, who)
+    parallel = dist.wrap(model, device, who, precision.gradients_stay)
     criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
 
     # Resume, then the run folder: a checkpoint that does not fit must not leave a folder behind.

@@ -178,17 +178,21 @@ def per_rank_batch(batch_size: int, world: int) -> int:
     return batch_size // world
 
 
-def wrap(model: nn.Module, device: Device, who: Ranks) -> nn.Module:
+def wrap(model: nn.Module, device: Device, who: Ranks, gradients_stay: bool = False) -> nn.Module:
     """DistributedDataParallel around a model, or the model itself where there is one rank.
 
     Its settings are those that benchmarks/ddp.py found to help; smaller buckets and static_graph
     did not.
+
+    Args:
+        gradients_stay: gradients keep their memory from step to step, as torch_npu's fused
+            optimizers want it; else they are views of DDP's buckets.
     """
     if who.world == 1:
         return model
     return nn.parallel.DistributedDataParallel(
         model, device_ids=None if device.module is None else [device.index],
-        gradient_as_bucket_view=True, **without_buffers(),
+        gradient_as_bucket_view=not gradients_stay, **without_buffers(),
     )
 
 

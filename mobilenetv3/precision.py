@@ -82,7 +82,9 @@ class Precision:
         self._masters: Dict[str, nn.Parameter] = {}
         self._trained: List[Trained] = []
         self._gradients: Optional[FlatGradients] = None  # where they are cast or unscaled
-        self._undo, self._is_fused = Undo(), False
+        self._undo = Undo()
+        self.gradients_stay = False
+        """Whether gradients must keep their memory from step to step; known after `prepare`."""
 
     def prepare(self, model: nn.Module, optimizer: Optional[torch.optim.Optimizer] = None) -> None:
         """Cast the model in place, and give the optimizer the masters in its parameters' stead.
@@ -101,9 +103,9 @@ class Precision:
                 if parameter.requires_grad:
                     self._trained.append(Trained(names[id(parameter)], parameter, owner))
         # torch_npu's: they move parameters and gradients into buffers of their own, for good.
-        self._is_fused = getattr(optimizer, "is_fused_optimizer", False)
+        self.gradients_stay = getattr(optimizer, "is_fused_optimizer", False)
         if self._masters or not self.scaler.is_idle:
-            self._gradients = FlatGradients(self._trained, keeps_storage=self._is_fused)
+            self._gradients = FlatGradients(self._trained, keeps_storage=self.gradients_stay)
 
     def _master_of(self, name: str, parameter: nn.Parameter) -> nn.Parameter:
         """What the optimizer updates: a float32 copy where the parameter is half, else itself."""
@@ -150,7 +152,7 @@ class Precision:
             dispatch_clip_grad(owners, self.clip_grad, mode=self.clip_mode)
         self._update(optimizer, kept)
         for _, parameter, owner in self._trained:
-            if self._is_fused and owner.grad is not None:
+            if self.gradients_stay and owner.grad is not None:
                 owner.grad.zero_()
             else:
                 owner.grad = None
