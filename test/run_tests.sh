@@ -41,7 +41,7 @@ export PYTHON MNV3_CHECKED_PYTHON=$PYTHON
 # other's way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # Two at a time: more would let the tests that start eight ranks wait for each other.
-cores=$(nproc 2>/dev/null || echo 1)
+cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1) # nproc heeds that variable
 if ((cores > 1)); then
     arguments=(-n 2 --dist=loadfile ${arguments[@]+"${arguments[@]}"})
 fi
