@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from mobilenetv3 import entry
+from mobilenetv3.options.data import PREPARE
 from mobilenetv3.options.export import parse_export
 
-PREPARE = ("img_size", "crop_pct", "interpolation", "mean", "std")
 CHECK_IMAGES = 64
 """Images that are compared, at most."""
 
@@ -26,7 +26,7 @@ def main(cfg):
     # The network, and where it goes.
     sys.stdout.reconfigure(errors="backslashreplace")  # a name the terminal has no letters for
     source, model = load(cfg)
-    prepare = preparation(cfg, model)
+    prepare = model.data_preprocessor.replaced(model, vars(cfg))
     output = output_of(cfg, source or model.config["arch"])
     aipp, offline = companions(output)
     runs_atc = cfg.format == "onnx" and not cfg.skip_atc and shutil.which("atc") is not None
@@ -93,17 +93,6 @@ def export(cfg, source, model, prepare):
     return exporting.to_onnx(
         model, prepare.img_size, batch_size(cfg), cfg.opset or 11, described
     )
-
-
-def preparation(cfg, model):
-    """How images are prepared: as the weights say, but for what the command line says."""
-    from mobilenetv3.prepare import Preprocessor
-
-    saved = model.data_preprocessor
-    given = {name: getattr(cfg, name) for name in PREPARE}
-    return Preprocessor(model, {
-        name: getattr(saved, name) if value is None else value for name, value in given.items()
-    }, model.config["in_chans"])
 
 
 def output_of(cfg, source):

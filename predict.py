@@ -12,9 +12,8 @@ import sys
 import time
 
 from mobilenetv3 import entry
+from mobilenetv3.options.data import PREPARE
 from mobilenetv3.options.predict import parse_predict
-
-PREPARE = ("img_size", "crop_pct", "interpolation", "mean", "std")
 
 
 def main(cfg):
@@ -75,16 +74,11 @@ def source(cfg):
 def load(cfg):
     """The network, ready for inference; what the command line says of its images counts."""
     from mobilenetv3 import api
-    from mobilenetv3.prepare import Preprocessor
 
     device = cfg.device if cfg.device_id is None else f"{cfg.device}:{cfg.device_id}"
     file = source(cfg)
     model = api.init_model(cfg.model, file or None, device, pretrained=not file, ema=cfg.ema)
-    saved = model.data_preprocessor
-    given = {name: getattr(cfg, name) for name in PREPARE}
-    model.data_preprocessor = Preprocessor(model, {
-        name: getattr(saved, name) if value is None else value for name, value in given.items()
-    }, saved.in_chans)
+    model.data_preprocessor = model.data_preprocessor.replaced(model, vars(cfg))
     return model
 
 

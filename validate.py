@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from mobilenetv3 import config, entry, options
-
-PREPARE = ("img_size", "crop_pct", "interpolation", "mean", "std")
+from mobilenetv3.options.data import PREPARE
 
 
 class Candidate(NamedTuple):

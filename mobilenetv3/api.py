@@ -18,6 +18,7 @@ from mobilenetv3 import config as configs
 from mobilenetv3 import convert, models, options
 from mobilenetv3 import device as devices
 from mobilenetv3.inference import class_names, classify, inference_model
+from mobilenetv3.options.data import PREPARE
 from mobilenetv3.prepare import Preprocessor, read_image
 
 __all__ = [
@@ -32,7 +33,6 @@ _MODEL_OPTIONS = {
     "drop_path": "drop_path_rate", "bn_eps": "bn_eps", "bn_momentum": "bn_momentum",
     "pad_type": "pad_type", "width_rule": "width_rule",
 }
-_PREPARE = ("img_size", "crop_pct", "interpolation", "mean", "std")
 DEFAULT_MODEL = options.train_parser().defaults()["model"]  # of a YAML file that names none
 _CLASS_COUNTS = {"imagenet": 1000, "cifar10": 10, "demo": 10}
 
@@ -172,7 +172,7 @@ def _from_yaml(path: str) -> _Stated:
     model = {ours: given[name] for name, ours in _MODEL_OPTIONS.items() if name in given}
     if given.get("dataset") in _CLASS_COUNTS:
         model.setdefault("num_classes", _CLASS_COUNTS[given["dataset"]])
-    return _Stated(model, {name: given[name] for name in _PREPARE if name in given})
+    return _Stated(model, {name: given[name] for name in PREPARE if name in given})
 
 
 def _from_name(stated: _Stated, given: Dict[str, int], pretrained: bool) -> _Built:
@@ -185,7 +185,7 @@ def _from_name(stated: _Stated, given: Dict[str, int], pretrained: bool) -> _Bui
         published = model.default_cfg
         notes.append(f"{model.config['arch']} has random weights: no checkpoint was given")
         warnings.warn(notes[-1], stacklevel=3)
-    prepare = {name: published[name] for name in _PREPARE if name in published}
+    prepare = {name: published[name] for name in PREPARE if name in published}
     prepare["img_size"] = published["input_size"][-1]
     return _Built(model, {**prepare, **stated.prepare}, None, notes)
 

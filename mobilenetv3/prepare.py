@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from mobilenetv3.data.transforms import INTERPOLATION, val_transform
+from mobilenetv3.options.data import PREPARE
 
 ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
 
@@ -109,6 +110,17 @@ class Preprocessor:
         self.transform = val_transform(self.img_size, self.crop_pct, self.interpolation)
         # A layer, not the network: a reference back would keep its memory past `del network`.
         self._layer = next(layer for layer in network.modules() if _own_weight(layer) is not None)
+
+    def replaced(self, network: nn.Module, given: Dict[str, Any]) -> "Preprocessor":
+        """One for the same network that differs in what is given and not None.
+
+        Args:
+            given: names of PREPARE and values; others are passed over.
+        """
+        said = {name: given.get(name) for name in PREPARE}
+        return Preprocessor(network, {
+            name: getattr(self, name) if value is None else value for name, value in said.items()
+        }, self.in_chans)
 
     @property
     def device(self) -> torch.device:

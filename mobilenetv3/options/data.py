@@ -14,6 +14,8 @@ from mobilenetv3.arguments import (
     Number,
 )
 
+PREPARE = ("img_size", "crop_pct", "interpolation", "mean", "std")
+"""The options that say how images are prepared; weights say it, too."""
 IMG_SIZE = Number(int, "an integer of 32 or more", lambda n: n >= 32)
 
 
@@ -94,3 +96,17 @@ def augmentation(parser):
         help="first epoch without Mixup and CutMix; 0 is never")
     add("--smoothing", "--label_smoothing", type=BELOW_ONE, default=0.0,
         help="label smoothing")
+
+
+def preparation(add):
+    """How images are prepared, where the weights say it and the command line may say otherwise."""
+    add("--img_size", metavar="PIXELS", type=IMG_SIZE,
+        help="side of the square that the model sees")
+    add("--crop_pct", type=ABOVE_ZERO,
+        help="side of the centre crop, as a share of the resized shorter side")
+    add("--interpolation", type=Choice("bilinear", "bicubic", "nearest"), metavar="METHOD",
+        help="of the resize: bilinear, bicubic or nearest")
+    add("--mean", type=SHARE, nargs=3, metavar=("R", "G", "B"),
+        help="mean of images scaled to 0..1")
+    add("--std", type=ABOVE_ZERO, nargs=3, metavar=("R", "G", "B"),
+        help="standard deviation of images scaled to 0..1")

@@ -5,12 +5,9 @@ from argparse import Namespace
 from typing import List, Optional, Sequence
 
 from mobilenetv3.arguments import (
-    ABOVE_ZERO,
     PATH,
-    PATH_OR_FLAG,
     POSITIVE,
     POSITIVE_INT,
-    SHARE,
     TEXT,
     Choice,
     Flag,
@@ -18,7 +15,7 @@ from mobilenetv3.arguments import (
     Parser,
     Several,
 )
-from mobilenetv3.options.data import IMG_SIZE
+from mobilenetv3.options import data, model
 
 OPSET = Number(int, "an integer of 11 or more", lambda n: n >= 11)
 
@@ -48,38 +45,16 @@ def export_parser() -> Parser:
     """The parser of export.py."""
     parser = Parser("export.py", HELP, EXAMPLES, trains=False)
     parser.usage = "export.py --ckpt_path FILE [options]   (see export.py --help)"
-    _weights(parser)
+    model.weights(parser)
     _images(parser)
     _file(parser)
     _ascend(parser)
     return parser
 
 
-def _weights(parser):
-    add = parser.add_argument_group("model").add_argument
-    add("--ckpt_path", "--checkpoint", "--initial_checkpoint", metavar="FILE", type=PATH,
-        default="", help="file of weights, of any kind that python -m mobilenetv3.convert reads")
-    add("--model", "--arch", "-a", metavar="NAME", type=TEXT,
-        help="the model (default: as the file says); python -m mobilenetv3.models lists the names")
-    add("--pretrained", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
-        help="take timm's weights of the model's name, or those in the file PATH")
-    add("--ema", action=Flag,
-        help="take the averaged weights; --no_ema the others (default: the averaged ones of "
-             "this package's and mmengine's files)")
-    parser.set_defaults(ema=None)  # not given
-
-
 def _images(parser):
     add = parser.add_argument_group("images (default: as the weights were trained)").add_argument
-    add("--img_size", metavar="PIXELS", type=IMG_SIZE, help="side of the square that it takes")
-    add("--mean", type=SHARE, nargs=3, metavar=("R", "G", "B"),
-        help="mean of images scaled to 0..1")
-    add("--std", type=ABOVE_ZERO, nargs=3, metavar=("R", "G", "B"),
-        help="standard deviation of images scaled to 0..1")
-    add("--crop_pct", type=ABOVE_ZERO,
-        help="side of the centre crop, as a share of the resized shorter side")
-    add("--interpolation", type=Choice("bilinear", "bicubic", "nearest"), metavar="METHOD",
-        help="of the resize: bilinear, bicubic or nearest")
+    data.preparation(add)
     add("--check_images", metavar="PATH", type=PATH, action=Several,
         help="images and folders of images to compare on, up to 64 of them (default: two "
              "photographs that scikit-learn has)")

@@ -48,3 +48,22 @@ def frozen(parser):
         help="keep the stem and the first N stages (blocks.0, blocks.1, ...) as they are, with "
              "their BatchNorm statistics (default: nothing is frozen)")
     add("--freeze_backbone", action=Flag, help="train the classifier alone")
+
+
+def weights(parser):
+    """The weights of a command that takes one network as its file says; returns the group's adder.
+
+    `ema` is None where neither --ema nor its opposite is given.
+    """
+    add = parser.add_argument_group("model").add_argument
+    add("--ckpt_path", "--checkpoint", "--initial_checkpoint", metavar="FILE", type=PATH,
+        default="", help="file of weights, of any kind that python -m mobilenetv3.convert reads")
+    add("--model", "--arch", "-a", metavar="NAME", type=TEXT,
+        help="the model (default: as the file says); python -m mobilenetv3.models lists the names")
+    add("--pretrained", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
+        help="take timm's weights of the model's name, or those in the file PATH")
+    add("--ema", action=Flag,
+        help="take the averaged weights, or with --ema=false the others (default: the averaged "
+             "ones of this package's and mmengine's files)")
+    parser.set_defaults(ema=None)
+    return add

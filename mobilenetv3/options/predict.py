@@ -5,18 +5,13 @@ from argparse import Namespace
 from typing import Optional, Sequence
 
 from mobilenetv3.arguments import (
-    ABOVE_ZERO,
     COUNT,
     PATH,
-    PATH_OR_FLAG,
     POSITIVE_INT,
-    SHARE,
-    TEXT,
-    Choice,
     Flag,
     Parser,
 )
-from mobilenetv3.options.data import IMG_SIZE
+from mobilenetv3.options import data, model
 from mobilenetv3.options.run import DEVICE
 
 HELP = """\
@@ -66,30 +61,12 @@ def _images(parser):
         help="take the folders in a folder, too, or with --recursive=false its own images only")
     add("--exif", action=Flag,
         help="turn photographs as their camera's note says; validation does not")
-    prepared = parser.add_argument_group("preparation (default: as the weights say)").add_argument
-    prepared("--img_size", metavar="PIXELS", type=IMG_SIZE,
-             help="side of the square that the model sees")
-    prepared("--crop_pct", type=ABOVE_ZERO,
-             help="side of the centre crop, as a share of the resized shorter side")
-    prepared("--interpolation", type=Choice("bilinear", "bicubic", "nearest"), metavar="METHOD",
-             help="of the resize: bilinear, bicubic or nearest")
-    prepared("--mean", type=SHARE, nargs=3, metavar=("R", "G", "B"),
-             help="mean of images scaled to 0..1")
-    prepared("--std", type=ABOVE_ZERO, nargs=3, metavar=("R", "G", "B"),
-             help="standard deviation of images scaled to 0..1")
+    group = parser.add_argument_group("preparation (default: as the weights say)")
+    data.preparation(group.add_argument)
 
 
 def _weights(parser):
-    add = parser.add_argument_group("model").add_argument
-    add("--ckpt_path", "--checkpoint", "--initial_checkpoint", metavar="FILE", type=PATH,
-        default="", help="file of weights, of any kind that python -m mobilenetv3.convert reads")
-    add("--model", "--arch", "-a", metavar="NAME", type=TEXT,
-        help="the model (default: as the file says); python -m mobilenetv3.models lists the names")
-    add("--pretrained", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
-        help="take timm's weights of the model's name, or those in the file PATH")
-    add("--ema", action=Flag,
-        help="take the averaged weights, or with --ema=false the others (default: the averaged "
-             "ones of this package's and mmengine's files)")
+    add = model.weights(parser)
     add("--device", type=DEVICE, default="auto",
         help="auto takes the first of npu, cuda and cpu that is usable")
     add("--device_id", metavar="N", type=COUNT, help="number of the card (default: 0)")
@@ -111,8 +88,8 @@ def _results(parser):
         help="draw a contact sheet: small images with the likeliest class and its score")
     add("--force", action=Flag, help="replace files that are there")
     add("--help", "-h", action="help", help="show this text and exit")
-    # None: not given. Recursive unless it is taken back.
-    parser.set_defaults(ema=None, recursive=True)
+    # Unless it is taken back.
+    parser.set_defaults(recursive=True)
 
 
 def parse_predict(argv: Optional[Sequence[str]] = None) -> Namespace:
