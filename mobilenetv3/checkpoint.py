@@ -1,18 +1,20 @@
 """Checkpoints: written whole or not at all, read without running anything they contain.
 
-Our own is a dict of tensors and plain containers, written by torch.save. The names of the files,
+Our own is a dict of tensors and plain containers, in torch.save's format. The names of the files,
 and the keys `epoch`, `arch`, `state_dict` and `optimizer`, are the ones users of ModelZoo and timm
 know. What others wrote is read too, whatever the file is called: what it is, its content says.
 """
+import copy
+import io
 import mmap
 import os
 import tarfile
-from typing import Any, BinaryIO, Callable, Dict, Mapping, Optional
+from typing import Any, BinaryIO, Callable, Dict, Mapping, Optional, Tuple
 
 import torch
 
 from mobilenetv3.files import PathLike, write_atomically
-from mobilenetv3.formats import mindspore, safetensors, torchfile
+from mobilenetv3.formats import mindspore, safetensors, torchfile, torchwriter
 from mobilenetv3.formats.tensorbytes import Refusal
 
 LAST = "checkpoint.pth.tar"
@@ -22,8 +24,48 @@ _HEAD = 32  # bytes, enough to tell every format by
 
 
 def save(path: PathLike, state: Dict[str, Any]) -> None:
-    """Write a checkpoint atomically."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    """Write a checkpoint atomically, for torch.load and `load`.
+
+    Raises:
+        ValueError: it holds a tensor of a type that torch.load of PyTorch 1.8 does not know.
+    """
+    write_atomically(path, lambda file: write(file, state))
+
+
+def write(file: BinaryIO, state: Dict[str, Any]) -> None:
+    """Write a checkpoint to an open file; the same state makes the same bytes."""
+    torchwriter.write_zip(file, state)
+
+
+def copy_of(state: Any) -> Any:
+    """The state with every tensor copied to the CPU; tensors that share memory share the copy.
+
+    Copies from cards are begun together and waited for once, at the end.
+    """
+    taken: Dict[Tuple, torch.Tensor] = {}
+    cards: Dict[torch.device, torch.Tensor] = {}
+    copied = _copied(state, taken, cards)
+    for tensor in cards.values():
+        tensor.reshape(-1)[:1].cpu()  # waits for all that its card was given before
+    return copied
+
+
+def _copied(value: Any, taken: Dict[Tuple, torch.Tensor],
+            cards: Dict[torch.device, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach()
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() == 0 or place not in taken:
+            taken[place] = tensor.to("cpu", non_blocking=True, copy=True)
+            if tensor.device.type != "cpu" and tensor.numel():
+                cards[tensor.device] = tensor
+        return taken[place]
+    if isinstance(value, dict):
+        # A dict's own class, such as OrderedDict, tells a reader nothing.
+        return {key: _copied(item, taken, cards) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item, taken, cards) for item in value)
+    return copy.deepcopy(value)
 
 
 def save_safetensors(
@@ -61,6 +103,18 @@ def load(path: PathLike) -> Any:
         ValueError: the file is damaged, or holds more than tensors and plain containers.
     """
     return _read(path, _reader)
+
+
+def loads(data: bytes) -> Any:
+    """What `save`, or torch.save, wrote, from memory; nothing in it is executed.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return torchfile.read_zip(io.BytesIO(data), len(data))
+    except Exception as error:
+        raise ValueError(f"a checkpoint in memory is damaged ({_one_line(error)})") from error
 
 
 def metadata_of(path: PathLike) -> Dict[str, str]:

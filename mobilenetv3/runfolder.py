@@ -1,6 +1,11 @@
 """The folder of one run: log, metrics, configuration. One rank writes; nothing is overwritten."""
+import contextlib
+import errno
+import fcntl
 import json
 import logging
+import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -8,10 +13,13 @@ from typing import Iterable, Optional
 
 from tqdm import tqdm
 
-from mobilenetv3 import checkpoint
 from mobilenetv3.files import write_atomically
+from mobilenetv3.text import printable
 
 CONFIG, LOG, METRICS = "config.yaml", "train.log", "metrics.jsonl"
+LOCK = "run.lock"
+
+_TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
 def choose(output: str, resume: str, model: str) -> Path:
@@ -37,29 +45,72 @@ def claim(folder: Path, resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"--output {folder} cannot be a folder: a file is in the way") from error
-    if not resume and any(folder.iterdir()):
+    if not resume and any(path.name != LOCK for path in folder.iterdir()):
         raise ValueError(
             f"--output {folder} is not empty and nothing in it will be overwritten; name a new "
             "folder, or go on with the run in it: --resume auto"
         )
 
 
-def resolve_resume(resume: str, folder: Path) -> Optional[Path]:
-    """The checkpoint to resume from: the path given, or for "auto" the newest in the folder.
+class Lock:
+    """Says that a process writes to a run folder; `lock` takes it.
 
-    None when "auto" finds none: the run that is to go on has not saved anything yet.
+    The lock is the kernel's, of this process (POSIX): it ends with the process however that ends,
+    and processes forked from it do not have it.
+    """
+
+    def __init__(self, handle: int, note: str = ""):
+        self._handle, self.note = handle, note
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    __del__ = release
+
+
+def lock(folder: Path, patience_s: float = 5.0) -> Lock:
+    """Take the lock of a run folder, which must exist; only the rank that writes there does.
+
+    Take it before the checkpoint to resume from is chosen: until then another run may write one.
+
+    Args:
+        patience_s: how long to wait for a process that is on its way out, such as one that was
+            killed and has files to let go.
+
+    Returns:
+        The lock; its `note` is not empty where the file system has no locks.
 
     Raises:
-        FileNotFoundError: there is no file at the path given.
+        ValueError: another process has it; says which.
     """
-    if not resume:
-        return None
-    path = folder / checkpoint.LAST if resume == "auto" else Path(resume)
-    if path.is_file():
-        return path
-    if resume == "auto":
-        return None
-    raise FileNotFoundError(f"--resume {resume}: there is no such file")
+    # Not truncated: whoever has the lock may have written here. And never removed, or two
+    # processes could each have the lock of a file of that name.
+    handle = os.open(str(folder / LOCK), os.O_RDWR | os.O_CREAT, 0o666)
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                return Lock(handle, f"=> no lock on {folder} ({error.strerror}): nothing keeps a "
+                            "second run from writing there")
+        if time.monotonic() > end:
+            owner = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+            os.close(handle)
+            raise ValueError(
+                f"another run is writing to {folder} ({owner or 'unknown process'}); wait until "
+                "it ends, stop it, or name another --output"
+            )
+        time.sleep(0.05)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    owner = f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, owner.encode(), 0)
+    return Lock(handle)
 
 
 class RunFolder:
@@ -77,48 +128,84 @@ class RunFolder:
         self.path, self.is_main = path, is_main
         self._logger = logging.Logger("mobilenetv3", logging.INFO)
         self._events = None
+        self._unwritten = b""  # metrics that the disk has not taken yet
         if not is_main:
             return
         self._logger.addHandler(_Terminal())
         if path is None:
             return
-        self._logger.addHandler(logging.FileHandler(str(path / LOG), encoding="utf-8"))
+        self._logger.addHandler(_LogFile(str(path / LOG), encoding="utf-8"))
         self._trim_metrics(keep_epochs)
         if tensorboard:
             self._events = _event_writer(path, keep_epochs)
 
     def log(self, line: str) -> None:
         """One line to standard output and train.log."""
-        self._logger.info(line)
+        self._logger.info(printable(line))
 
     def metrics(self, **record) -> None:
         """One epoch's numbers: a JSON line, and TensorBoard scalars where asked for."""
         if not self.is_main or self.path is None:
             return
-        with open(str(self.path / METRICS), "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        if self._events:
+        self._unwritten += (json.dumps(record) + "\n").encode("utf-8")
+        try:
+            self._write_metrics()
+        except OSError as error:
+            self.log(f"=> {self.path / METRICS} cannot be written: {error.strerror}; tried again "
+                     "after the next epoch")
+        if not self._events:
+            return
+        try:
             for name, value in record.items():
                 if name != "epoch" and isinstance(value, (int, float)):
                     self._events.add_scalar(name, value, record["epoch"])
             self._events.flush()
+        except OSError as error:
+            self._events = None
+            self.log(f"=> no more TensorBoard events, {METRICS} has all: {error}")
 
-    def progress(self, loader: Iterable, title: str) -> Iterable:
-        """The loader behind a progress bar, which shows only where standard error is a terminal."""
-        return tqdm(loader, desc=title, leave=False, disable=None if self.is_main else True)
+    def progress(self, loader: Iterable, title: str, done: int = 0) -> Iterable:
+        """The loader behind a progress bar, which shows only where standard error is a terminal.
+
+        Args:
+            done: batches of its length that are not to come any more.
+        """
+        return tqdm(loader, desc=title, leave=False, disable=None if self.is_main else True,
+                    initial=done)
 
     def close(self) -> None:
-        """Write out what is still buffered."""
+        """Write out what is still buffered.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         for handler in self._logger.handlers:
             handler.close()
         if self._events:
             self._events.close()
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        """Append the lines that are not written yet: all of them, or none."""
+        if not self._unwritten:
+            return
+        with open(str(self.path / METRICS), "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(self._unwritten) != len(self._unwritten):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+        self._unwritten = b""
 
     def _trim_metrics(self, keep_epochs: int) -> None:
         path = self.path / METRICS
         if not path.is_file():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        text = path.read_text(encoding="utf-8", errors="replace")  # a crash may leave anything
+        lines = text.splitlines(keepends=True)
         kept = "".join(line for line in lines if _epoch_of(line) < keep_epochs)
         write_atomically(path, lambda file: file.write(kept.encode("utf-8")))
 
@@ -131,12 +218,32 @@ def _epoch_of(line: str) -> float:
         return float("inf")
 
 
+class _LogFile(logging.FileHandler):
+    """train.log; a disk that does not take a line is told of once, and training goes on."""
+
+    _is_told = False
+
+    def handleError(self, record):
+        if not self._is_told:
+            self._is_told = True
+            cause = sys.exc_info()[1]
+            print(f"{self.baseFilename} cannot be written: {cause}", file=sys.stderr)
+
+    def close(self):
+        with contextlib.suppress(OSError):  # told already
+            super().close()
+
+
 class _Terminal(logging.Handler):
-    """Standard output, without tearing a progress bar that shares the terminal."""
+    """Standard output, without tearing a progress bar that shares the terminal.
+
+    One that is gone (a closed terminal, a reader that ended) does not end the training.
+    """
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
 
 
 def _event_writer(path: Path, first_epoch: int):

@@ -88,11 +88,20 @@ def canonical(content: bytearray) -> None:
 
 def bytes_of(tensor: torch.Tensor) -> bytes:
     """The values of a tensor in row-major order."""
-    tensor = tensor.detach().cpu().contiguous()
+    return values_of(tensor.detach().cpu().contiguous()).tobytes()
+
+
+def values_of(tensor: torch.Tensor) -> np.ndarray:
+    """The values of a dense tensor on the CPU in the order they lie in, sharing its memory.
+
+    Returns:
+        An array of shape (elements,), of a type of the same size where numpy lacks the tensor's.
+    """
+    tensor = tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
     carrier, differs = _carrier(tensor.dtype)
     if differs:
         tensor = tensor.view({"u1": torch.uint8, "i2": torch.int16}[carrier.str.lstrip("<|")])
-    return tensor.numpy().tobytes()
+    return tensor.numpy()
 
 
 def _carrier(dtype: torch.dtype) -> Tuple[np.dtype, bool]:

@@ -52,10 +52,12 @@ def read_zip(file: BinaryIO, size: int) -> Any:
         raise Refusal("is a zip archive that torch.save did not write: it has no data.pkl")
     _check_members(members, size)
     folder = pickles[0][: -len("data.pkl")]
+    # torch.serialization.set_crc32_options(False) leaves out all of them.
+    has_checksums = any(member.CRC for member in members)
 
     def content(name: str) -> bytes:
         member = names[folder + name]
-        if member.CRC == 0:  # torch.serialization.set_crc32_options(False) leaves it out
+        if not has_checksums:
             member.CRC = None
         return archive.read(member)
 
