@@ -8,8 +8,8 @@
 --batch_size is the batch of all ranks together. `--help` lists every option; test/*.sh wrap this
 script in the manner of Ascend's ModelZoo.
 """
+import contextlib
 import sys
-import time
 
 from mobilenetv3 import config, entry, options
 
@@ -22,15 +22,21 @@ def main(cfg):
 
     from mobilenetv3 import (
         build,
-        checkpoint,
+        compiling,
         data,
         dist,
         engine,
         finetune,
+        interrupt,
+        keep,
         logfmt,
         models,
         optim,
+        profiling,
+        resuming,
         runfolder,
+        snapshot,
+        training,
     )
     from mobilenetv3.metrics import Clock
 
@@ -47,37 +53,49 @@ def main(cfg):
     data.seed_epoch(device, cfg.seed, 0, 0)  # every rank draws the same first weights
     models.set_fused_activations(device.has_fused_activations)
     folder = runfolder.choose(cfg.output, cfg.resume, cfg.model)
-    resume = runfolder.resolve_resume(cfg.resume, folder)
+    # Before the checkpoint is chosen: until then another run may write one.
+    lock = None
+    if cfg.resume and writes(cfg, who) and folder.is_dir():
+        lock = runfolder.lock(folder)
+    resume = resuming.find(cfg.resume, folder, who)
     build.require_classifier(cfg.model)
     weights = None if resume else build.start_weights(cfg)
     model = models.create_model(cfg.model, **model_options(cfg, len(source.classes), weights))
     notes = load_start(model, weights, cfg.pretrained and not resume)
     frozen = finetune.freeze(model, cfg.freeze_stages, cfg.freeze_backbone)
-    model = model.to(device.torch_device, memory_format=build.memory_format(cfg))
+    model = model.to(device.torch_device, memory_format=build.memory_format(cfg, device))
+    device.tune()
     lr = cfg.lr * cfg.batch_size / cfg.scale_lr if cfg.scale_lr else cfg.lr
     optimizer = optim.create_optimizer(
         model, cfg.opt, lr, cfg.momentum, cfg.weight_decay, cfg.opt_eps, cfg.opt_betas,
         cfg.filter_bias_and_bn, finetune.lr_scales(model, cfg.backbone_lr_scale, cfg.layer_decay),
         device.fused_optimizers,
     )
+    optim.set_form(optimizer, cfg.optimizer_form, device)
     schedule = optim.Schedule(
         optimizer, cfg.sched, cfg.epochs, optim.updates_per_epoch(steps, cfg.grad_accum_steps),
         cfg.decay_epochs, cfg.decay_rate, cfg.warmup_epochs, cfg.warmup_lr, cfg.min_lr,
         cfg.cooldown_epochs, cfg.sched_on_updates, cfg.lr_noise,
     )
-    ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay)
+    ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay, cfg.optimizer_form)
     if cfg.sync_bn and who.world > 1:
         model = dist.sync_batchnorm(model, device)
     precision = build.precision(cfg, device)
     precision.prepare(model, optimizer)  # after the average, which is kept in float32
     parallel = dist.wrap(model, device, who, precision.gradients_stay)
+    side = cfg.train_img_size or cfg.img_size
+    dist.settle(parallel.train(), precision.forward,
+                torch.zeros(2, 3, side, side, device=device.torch_device))
     criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
 
     # Resume, then the run folder: a checkpoint that does not fit must not leave a folder behind.
-    epoch, best = cfg.start_epoch or 0, None
+    parts = snapshot.Parts(model, optimizer, precision, ema, device)
+    place = snapshot.Place(cfg.start_epoch or 0)
     if resume:
-        epoch, best = restore(resume, cfg, model, optimizer, precision, ema)
-    run = open_run(cfg, folder, who, epoch)
+        snapshot.check(resume.state, resume.path, parts, vars(cfg), source.classes,
+                       train_loader.images)
+        place = snapshot.put_back(resume.state, parts)
+    run, lock = open_run(cfg, folder, who, place.epoch, lock)
     total_steps = cfg.max_steps or schedule.epochs * steps
     clock = Clock(warmup=min(10, total_steps // 4))
     run.log(logfmt.Run(
@@ -88,10 +106,12 @@ def main(cfg):
     if cfg.scale_lr:
         run.log(f"=> learning rate {lr:g}: --lr {cfg.lr:g} x {cfg.batch_size} / {cfg.scale_lr}")
     fused = optim.fused_note(cfg.opt, device.fused_optimizers)
-    start = describe_start(cfg, resume, epoch)
     rates = finetune.rates_note(cfg.backbone_lr_scale, cfg.layer_decay)
-    for line in filter(None, (note, device.note, source.note, train_loader.decode_note,
-                              precision.note, fused, *notes, frozen, rates, start)):
+    compiled = compiling.compile_step(model, criterion, cfg.compile, cfg.grad_accum_steps, run.log)
+    start = resume.notes(vars(cfg), who.world) if resume else [describe_start(cfg)]
+    for line in filter(None, (note, device.note, lock and lock.note, *source.note.splitlines(),
+                              train_loader.decode_note, precision.note, fused, compiled, *notes,
+                              frozen, rates, *start)):
         run.log(line)
 
     if cfg.evaluate:
@@ -101,43 +121,42 @@ def main(cfg):
         dist.shutdown()
         return
 
-    # Epochs.
-    loop = engine.Loop(cfg.grad_accum_steps, cfg.print_freq, cfg.max_steps or 0, run.log)
-    while epoch < schedule.epochs and epoch * steps < total_steps:
-        started = time.time()
-        data.seed_epoch(device, cfg.seed, epoch, who.rank)
-        train_loader.set_epoch(epoch)
-        schedule.at(epoch)
-        record = {"epoch": epoch, "lr": schedule.lr}
-        score = engine.train_one_epoch(
-            parallel, run.progress(train_loader, f"epoch {epoch}"), criterion, optimizer,
-            precision, schedule, ema, clock, epoch, loop,
-        )
-        record.update(train_loss=score.loss, train_acc1=score.acc1, train_acc5=score.acc5)
-        for line in filter(None, [train_loader.refused_note()]):
-            run.log(line)
-        if clock.is_measured:
-            record["fps"] = clock.fps
-            run.log(logfmt.Throughput(clock.fps).line())
-        is_best = False
-        if not cfg.skip_validation:
-            for scored in filter(None, (model, ema.module)):  # one model on all ranks
-                dist.sync_buffers(scored, cfg.dist_bn)
-            acc1 = validate(model, ema, val_loader, precision, cfg.print_freq, run, record)
-            is_best = best is None or acc1 > best["acc1"]
-            best = {"acc1": acc1, "epoch": epoch} if is_best else best
-        epoch += 1
-        # Before the checkpoint: a run killed in between resumes before this epoch, and writes its
-        # line again; the other way round the line would be lost.
-        run.metrics(**record, seconds=time.time() - started)
-        if who.is_main:
-            state = snapshot(cfg, source, epoch, best, model, optimizer, precision, ema)
-            checkpoint.save(folder / checkpoint.LAST, state)
-            if is_best:
-                checkpoint.save(folder / checkpoint.BEST, state)
-
+    # Training.
+    keeper = keep.Keeper(folder, cfg.keep_last, cfg.keep_every,
+                         keep.Position(place.epoch, place.step), run.log) if who.is_main else None
+    train_loader.bad_files = data.BadFiles(
+        cfg.max_bad_files, train_loader.images, run.path, who.is_main, run.log,
+        dist.gather_bytes if who.world > 1 else None,
+    )
+    watch = interrupt.Watch(cfg.checkpoint_every, cfg.checkpoint_minutes,
+                            interrupt.start_pulse(who, cfg.dist_timeout), train_loader.bad_files)
+    watch.listen()
+    profile = engine.Unprofiled()
+    if cfg.profile and who.is_main:
+        profile = profiling.Profile(device, run.path, cfg.profile, run.log)
+    loop = engine.Loop(cfg.grad_accum_steps, cfg.print_freq, run.log, watch, profile)
+    job = training.Job(
+        who, parts, parallel, criterion, schedule, train_loader,
+        None if cfg.skip_validation else val_loader, source.classes, run, keeper, clock, loop,
+        total_steps, cfg.seed, cfg.dist_bn, cfg.on_nan == "restore", vars(cfg),
+    )
+    try:
+        best = training.train(job, place, resume.state if resume else {})
+    except entry.Interrupted:
+        interrupt.leave_together(keeper)
+        raise
+    except BaseException:  # the error is what is told, but a checkpoint under way is finished
+        if keeper is not None:
+            with contextlib.suppress(keep.NotSaved):
+                keeper.close()
+        raise
+    finally:
+        profile.close()
+    if keeper is not None:
+        keeper.close()
     report_end(run, folder, best)
     run.close()
+    watch.close()
     dist.barrier()
     dist.shutdown()
 
@@ -164,10 +183,8 @@ def load_start(model, weights, pretrained):
     return models.load_timm_weights(model) if pretrained else []
 
 
-def describe_start(cfg, resume, epoch):
-    """What the run starts from, for the log."""
-    if resume:
-        return f"=> resumed from {resume} (epoch {epoch})"
+def describe_start(cfg):
+    """What a run that is not resumed starts from, for the log."""
     weights = cfg.ckpt_path or cfg.pretrained
     if weights is True:
         weights = f"timm's of {cfg.model}"
@@ -177,69 +194,30 @@ def describe_start(cfg, resume, epoch):
     return f"=> weights loaded: {weights}" if weights else ""
 
 
-def open_run(cfg, folder, who, epoch):
-    """Claim the run folder and write the configuration; only the main rank touches the disk."""
+def writes(cfg, who):
+    """Whether this rank writes to the run folder; an evaluation leaves nothing unless told where.
+    """
+    return who.is_main and (bool(cfg.output) or not cfg.evaluate)
+
+
+def open_run(cfg, folder, who, epoch, lock):
+    """Claim the run folder, if that has not been done, and write the configuration to it.
+
+    Returns:
+        the run folder and its lock.
+    """
     from mobilenetv3 import runfolder
 
     if cfg.evaluate and not cfg.output:
-        folder = None  # an evaluation leaves nothing behind unless it is told where
+        folder = None
     elif who.is_main:
         runfolder.claim(folder, resume=bool(cfg.resume))
+        lock = lock or runfolder.lock(folder)
         name = runfolder.CONFIG if not (folder / runfolder.CONFIG).exists() else (
             f"config.from_epoch_{epoch}.yaml"
         )
         config.save(cfg, folder / name)
-    return runfolder.RunFolder(folder, who.is_main, cfg.log_tensorboard, epoch)
-
-
-def validate(model, ema, loader, precision, print_freq, run, record):
-    """Score the model, and with EMA the average, which then is what counts; returns its Acc@1."""
-    from mobilenetv3 import engine, logfmt
-
-    score = engine.evaluate(model, loader, precision, print_freq, run.log)
-    if ema.module is not None:
-        run.log(logfmt.Accuracy(score.acc1, score.acc5, weights="live").line())
-        record["val_acc1_live"] = score.acc1
-        average = precision.for_inference(ema.module)
-        score = engine.evaluate(average, loader, precision, print_freq, run.log)
-    run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
-    record.update(val_loss=score.loss, val_acc1=score.acc1, val_acc5=score.acc5,
-                  val_images=score.images)
-    return score.acc1
-
-
-def snapshot(cfg, source, epoch, best, model, optimizer, precision, ema):
-    """All that a run needs to go on, as tensors and plain containers."""
-    return {
-        "format": 1,
-        "epoch": epoch,  # epochs done
-        "arch": model.config["arch"],
-        "model": model.config,
-        "classes": list(source.classes),
-        "state_dict": precision.model_state(model),
-        "state_dict_ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "precision": precision.state_dict(),
-        "best_acc1": best["acc1"] if best else None,
-        "best_epoch": best["epoch"] if best else None,
-        "config": vars(cfg),
-    }
-
-
-def restore(path, cfg, model, optimizer, precision, ema):
-    """Put a run back to where `snapshot` was taken; returns the next epoch and the best so far."""
-    from mobilenetv3 import checkpoint, finetune
-
-    state = checkpoint.load(path)
-    checkpoint.check_resumable(state, path, model.config, has_ema=ema.module is not None)
-    finetune.check_resumable(path, state.get("config", {}), vars(cfg))
-    precision.load_model_state(model, state["state_dict"])
-    if ema.module is not None:
-        ema.module.load_state_dict(state["state_dict_ema"])
-    optimizer.load_state_dict(state["optimizer"])
-    precision.load_state_dict(state["precision"])
-    best = {"acc1": state["best_acc1"], "epoch": state["best_epoch"]}
-    return state["epoch"], best if best["epoch"] is not None else None
+    return runfolder.RunFolder(folder, who.is_main, cfg.log_tensorboard, epoch), lock
 
 
 def report_end(run, folder, best):

@@ -1,16 +1,21 @@
 """Ranks: read from the launcher's environment, and the few collectives that training needs."""
+import contextlib
 import inspect
 import os
 from datetime import timedelta
-from typing import List, NamedTuple, Optional
+from typing import Callable, List, NamedTuple, Optional
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 import torch.distributed as td
 from torch import nn
 
 from mobilenetv3 import peers
 from mobilenetv3.device import Device
+
+PARTING_S = 20.0
+"""How long the ranks of an interrupted run wait for each other; schedulers give about 30 s."""
 
 
 class Ranks(NamedTuple):
@@ -83,10 +88,14 @@ def init(who: Ranks, device: Device, backend: Optional[str] = None,
     """Join the process group. The device must be bound already, or rank 0's card serves all."""
     if who.world == 1:
         return
+    timeout = timedelta(seconds=timeout_s)
     td.init_process_group(
         backend or device.backend, init_method=who.url, rank=who.rank, world_size=who.world,
-        timeout=timedelta(seconds=timeout_s),
+        timeout=timeout,
     )
+    # Hosts talk through a group of their own: what they agree on must not wait for the cards.
+    _hosts.group = td.new_group(backend="gloo", timeout=timeout)
+    _hosts.parting = td.new_group(backend="gloo", timeout=timedelta(seconds=PARTING_S))
     if who.world > who.local_world:
         _introduce(who, device)
 
@@ -99,8 +108,20 @@ def _introduce(who: Ranks, device: Device) -> None:
     peers.remember([bytes(part.tolist()).decode().strip() for part in parts], who.rank)
 
 
+class _Hosts:
+    """Process groups in which the host processes exchange what lies in their memory."""
+
+    group = None
+    parting = None
+    """For the end, where nobody is waited for long."""
+
+
+_hosts = _Hosts()
+
+
 def shutdown() -> None:
     """Leave the process group, if there is one."""
+    _hosts.group = _hosts.parting = None
     if td.is_available() and td.is_initialized():
         td.destroy_process_group()
 
@@ -124,6 +145,65 @@ def all_gather(tensor: torch.Tensor) -> List[torch.Tensor]:
     parts = [torch.empty_like(tensor) for _ in range(td.get_world_size())]
     td.all_gather(parts, tensor)
     return parts
+
+
+def start_max(values: torch.Tensor):
+    """Begin to replace a tensor of the host by the largest values of all ranks, in place.
+
+    Returns:
+        an object whose wait() ends it; None where there is one rank.
+    """
+    if _hosts.group is None:
+        return None
+    return td.all_reduce(values, op=td.ReduceOp.MAX, group=_hosts.group, async_op=True)
+
+
+def gather_bytes(data: bytes) -> List[bytes]:
+    """What each rank gave, in the order of the ranks; every rank must call it."""
+    if _hosts.group is None:
+        return [data]
+    world = td.get_world_size()
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+    td.all_gather(sizes, torch.tensor([len(data)]), group=_hosts.group)
+    longest = max(int(size) for size in sizes)
+    own = torch.zeros(max(1, longest), dtype=torch.uint8)  # gloo of PyTorch 1.8 dies of no values
+    own[: len(data)] = _tensor(data)
+    parts = [torch.zeros_like(own) for _ in range(world)]
+    td.all_gather(parts, own, group=_hosts.group)
+    return [part[: int(size)].numpy().tobytes() for part, size in zip(parts, sizes)]
+
+
+def broadcast_bytes(data: Optional[bytes]) -> bytes:
+    """What rank 0 gave; what the others give is not looked at. Every rank must call it."""
+    if _hosts.group is None:
+        return data
+    size = torch.tensor([0 if data is None else len(data)])
+    td.broadcast(size, 0, group=_hosts.group)
+    if not int(size):
+        return b""
+    is_main = td.get_rank() == 0
+    content = _tensor(data) if is_main else torch.zeros(int(size), dtype=torch.uint8)
+    td.broadcast(content, 0, group=_hosts.group)
+    return content.numpy().tobytes()
+
+
+def _tensor(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+def part() -> None:
+    """Wait for all ranks before this one ends, but no longer than PARTING_S; then leave."""
+    if _hosts.parting is not None:
+        with contextlib.suppress(RuntimeError):  # a rank that is gone need not be waited for
+            td.barrier(group=_hosts.parting)
+
+
+def store():
+    """The job's key-value store, which all ranks reach; None where there is one rank."""
+    if not is_parallel():
+        return None
+    get = getattr(td.distributed_c10d, "_get_default_store", None)
+    return get() if get is not None else None
 
 
 def barrier() -> None:
@@ -194,6 +274,28 @@ def wrap(model: nn.Module, device: Device, who: Ranks, gradients_stay: bool = Fa
         model, device_ids=None if device.module is None else [device.index],
         gradient_as_bucket_view=not gradients_stay, **without_buffers(),
     )
+
+
+def settle(parallel: nn.Module, forward: Callable, images: torch.Tensor) -> None:
+    """Make a step that changes nothing, where there are several ranks.
+
+    After its first step DDP arranges gradients in other buckets, and from three ranks on it depends
+    on the place in a bucket in which order the ranks are summed: the last bit of a gradient. The
+    first step of a resumed run is not the first of the whole; without this one they would differ.
+
+    Args:
+        forward: as Precision.forward: (model, images) -> output.
+        images: (N, 3, H, W), a few are enough.
+    """
+    if not is_parallel():
+        return
+    model = unwrap(parallel)
+    kept = [buffer.clone() for buffer in model.buffers()]
+    (forward(parallel, images).sum() * 0.0).backward()
+    for buffer, value in zip(model.buffers(), kept):
+        buffer.copy_(value)
+    for parameter in model.parameters():
+        parameter.grad = None
 
 
 def without_buffers() -> dict:

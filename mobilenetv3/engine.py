@@ -6,12 +6,39 @@ off (precision O0, no EMA), so the same lines serve fp32, mixed precision and ev
 import contextlib
 import math
 import time
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, List, NamedTuple, Optional
 
 import torch
 from torch.nn import functional as F
 
 from mobilenetv3 import dist, logfmt, metrics
+
+
+class Unwatched:
+    """Stands where nothing may break into an epoch: see `interrupt.Watch`."""
+
+    def at(self, what: str, epoch: int, step: int) -> None:
+        """Nobody asks where this rank is."""
+
+    def wants_break(self, step: int) -> bool:
+        """Never."""
+        return False
+
+
+class Unprofiled:
+    """Stands where no steps are watched: see `profiling.Profile`."""
+
+    _nothing = contextlib.nullcontext()
+
+    def phase(self, name: str):
+        """Nobody asks how long it takes."""
+        return self._nothing
+
+    def step(self) -> None:
+        """Nobody counts."""
+
+    def close(self) -> None:
+        """There is nothing to write."""
 
 
 class Loop(NamedTuple):
@@ -21,69 +48,126 @@ class Loop(NamedTuple):
     """Steps whose gradients make one optimizer update."""
     print_freq: int = 10
     """Steps from one printed line to the next; the device is waited for only there."""
-    max_steps: int = 0
-    """Training steps of the whole run, 0 for no limit."""
     log: Callable[[str], None] = print
+    watch: Unwatched = Unwatched()
+    """Asked after each update whether to leave the epoch for a moment, on all ranks alike."""
+    profile: Unprofiled = Unprofiled()
+    """Told what begins and what ends."""
+
+
+class Progress:
+    """Where an epoch stands; `train_one_epoch` moves it on.
+
+    Args:
+        epoch: from 0.
+        steps: steps in a whole epoch.
+        end: steps after which it is over, where a run ends inside of it.
+        step: steps done, in a run before this one.
+        score: of those steps.
+    """
+
+    def __init__(self, epoch: int, steps: int, end: Optional[int] = None, step: int = 0,
+                 score: metrics.Score = metrics.Score()):  # noqa: B008  (it is immutable)
+        self.epoch, self.steps, self.step, self.score = epoch, steps, step, score
+        self.end = steps if end is None else min(end, steps)
+        self.times = _Times()
+
+    @property
+    def is_over(self) -> bool:
+        return self.step >= self.end
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; training cannot go on from these weights."""
+    """The loss became NaN or infinite; training cannot go on from these weights.
+
+    Args:
+        what: the loss, where, and what the weights are.
+        epoch, step: of the first such loss, both from 0.
+    """
 
     is_theirs = True  # told in one sentence: the cause is the recipe, not the code
 
+    def __init__(self, what: str, epoch: int, step: int):
+        super().__init__(
+            f"{what}; stopped, and nothing was saved from these weights. A lower --lr, a longer "
+            "--warmup-epochs or --clip-grad may help, --on-nan restore goes on without these steps"
+        )
+        self.what, self.epoch, self.step = what, epoch, step
 
-def train_one_epoch(model, loader, criterion, optimizer, precision, schedule, ema, clock,
-                    epoch: int, loop: Loop) -> metrics.Score:
-    """Train for one epoch (or until `loop.max_steps`) and return its score.
+
+def train_one_epoch(model, batches, criterion, optimizer, precision, schedule, ema, clock,
+                    progress: Progress, loop: Loop) -> None:
+    """Train until the epoch is over, or until the watch wants a break; then call it again.
 
     No step waits for the device but those that print a line. Loss and accuracy are counted on the
     batches as the model saw them, augmented, over all ranks.
 
+    Args:
+        batches: iterator over the batches of the epoch that are still to come.
+        progress: where the epoch stands; a break is always just after an update.
+
     Raises:
         NonFiniteLoss: names the first step whose loss was NaN or infinite. It is looked for at
-            each printed step, and always before the epoch ends.
+            each printed step, at each break, and always before the epoch ends.
     """
     model.train()
-    steps = len(loader)
-    last = min(steps, loop.max_steps - epoch * steps if loop.max_steps else steps) - 1
-    score = metrics.Score()
-    pending, times = [], _Times()  # rows that are still on the device
+    epoch, steps, last = progress.epoch, progress.steps, progress.end - 1
+    pending = []  # rows that are still on the device
     clock.start()
-    batches = iter(loader)
-    for step in range(last + 1):
+    for step in range(progress.step, progress.end):
+        loop.watch.at("waiting for its data, or computing", epoch, step)
         waited = time.perf_counter()
-        images, targets = next(batches)
-        times.data += time.perf_counter() - waited
+        with loop.profile.phase("data wait"):
+            images, targets = next(batches)
+        progress.times.data += time.perf_counter() - waited
 
         first = step - step % loop.accumulate  # of the steps that make this update
         group = min(loop.accumulate, steps - first)
         is_update = step + 1 == first + group or step == last
         with _no_sync(model, is_update):
-            output = precision.forward(model, images)
-            loss = criterion(output, targets)
-            precision.backward(loss / group, is_update)
+            with loop.profile.phase("forward"):
+                output = precision.forward(model, images)
+                loss = criterion(output, targets)
+            loop.watch.at("exchanging gradients", epoch, step)
+            with loop.profile.phase("backward"):
+                precision.backward(loss / group, is_update)
         lr = schedule.lr
         if is_update:
-            precision.step(optimizer)
-            ema.update(precision.weights(dist.unwrap(model)))
+            with loop.profile.phase("optimizer"):
+                precision.step(optimizer)
+                ema.update(precision.weights(dist.unwrap(model)))
             schedule.at(epoch, step // loop.accumulate + 1)
 
         pending.append(metrics.batch_row(loss, output, targets))
-        if not _prints(step, last, clock, len(pending), loop):
+        progress.step = step + 1
+        loop.profile.step()
+        is_break = is_update and loop.watch.wants_break(progress.step)
+        if not (is_break or _prints(step, last, clock, len(pending), loop)):
             continue
         # All ranks' sums, one row a step: the one place where the host waits for the device.
-        rows = dist.all_reduce_sum(torch.stack(pending)).tolist()
-        _check_finite(rows, epoch, step + 1 - len(rows), lr)
+        rows = _sums(torch.stack(pending))
+        is_saved_next = is_break or step == last
+        _check_finite(rows, progress, lr, precision, dist.unwrap(model), is_saved_next)
         precision.check()
         images_seen = int(sum(row[3] for row in rows))
+        times, score = progress.times, progress.score.add(rows)
         times.lap(clock.lap(len(rows), images_seen), len(rows))
-        score = score.add(rows)
         loop.log(logfmt.TrainLine(
             epoch, step, steps, times.last, times.mean, images_seen / times.seconds, clock.fps,
             times.last_data, times.mean_data, *_latest_and_mean(rows[-1], score), lr,
         ).line())
-        pending = []
-    return score
+        pending, progress.score = [], score
+        if is_break:
+            return
+
+
+def _sums(rows: torch.Tensor) -> List[List[float]]:
+    """(steps, 4) of each rank -> sums over the ranks, in double and in the order of the ranks.
+
+    So a sum does not depend on how many steps were summed at once, as it does where the ranks add.
+    """
+    parts = torch.stack(dist.all_gather(rows)).tolist()
+    return [[sum(column) for column in zip(*step)] for step in zip(*parts)]
 
 
 class _Times:
@@ -127,14 +211,31 @@ def _prints(step: int, last: int, clock, pending: int, loop: Loop) -> bool:
     return step % loop.print_freq == 0 or step == last or done <= 2 or done == clock.warmup
 
 
-def _check_finite(rows, epoch: int, first_step: int, lr: float) -> None:
-    for step, row in enumerate(rows, first_step):
-        if not math.isfinite(row[0]):
-            raise NonFiniteLoss(
-                f"the loss is {row[0]} at epoch {epoch}, step {step} (learning rate {lr:.3g}); "
-                "stopped, and nothing was saved from these weights. A lower --lr, a longer "
-                "--warmup-epochs or --clip-grad may help"
-            )
+def _check_finite(rows, progress: Progress, lr: float, precision, model,
+                  checks_weights: bool) -> None:
+    """Raise NonFiniteLoss for one of the latest losses, or for the weights they led to."""
+    bad = [step for step, row in enumerate(rows, progress.step - len(rows))
+           if not math.isfinite(row[0])]
+    if not (bad or checks_weights):
+        return
+    name = first_non_finite(model)
+    if not (bad or name):
+        return
+    step = bad[0] if bad else progress.step - 1
+    loss = rows[step - progress.step][0] / max(1.0, rows[step - progress.step][3])
+    where = f"first parameter that is not finite: {name}" if name else "all parameters are finite"
+    raise NonFiniteLoss(
+        f"the loss is {loss:g} at epoch {progress.epoch}, step {step} (learning rate {lr:.3g}, "
+        f"loss scale {precision.state_dict()['loss_scale']:g}, {where})", progress.epoch, step,
+    )
+
+
+@torch.no_grad()
+def first_non_finite(model) -> str:
+    """Name of the first parameter with NaN or infinity in it, "" where there is none."""
+    names, parameters = zip(*model.named_parameters())
+    fine = torch.stack([torch.isfinite(parameter).all() for parameter in parameters]).tolist()
+    return next((name for name, is_fine in zip(names, fine) if not is_fine), "")
 
 
 def _latest_and_mean(row, score):

@@ -1,7 +1,13 @@
-"""The other hosts of a job, so that an error can name those that no longer answer."""
+"""The other ranks of a job and their hosts, so that an error can name those that do not answer."""
 import socket
+import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, List, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
+
+SILENT = 0.8
+"""Share of the ranks' time-out after which a rank says for whom it waits."""
 
 _ranks: Dict[str, List[int]] = {}  # address of another host -> its ranks
 
@@ -58,3 +64,95 @@ def _answers(address: str, seconds: float) -> bool:
 
 def _span(ranks: List[int]) -> str:
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+
+
+class Pulse:
+    """Tells the other ranks where this one is, and says whom it waits for.
+
+    A thread writes where the rank is into the job's store, which all ranks reach, and reads the
+    others' where nothing has moved here for long. It also works while the rank waits in a
+    collective, in a read of a file, or anywhere in a library that lets other threads run.
+
+    Args:
+        timeout_s: how long a rank waits for another before it gives up.
+        store: torch.distributed's, or anything with its set and get.
+    """
+
+    def __init__(self, rank: int, world: int, timeout_s: float, store,
+                 say: Optional[Callable[[str], None]] = None):
+        self.rank, self.world, self.timeout_s, self.store = rank, world, timeout_s, store
+        self.say = say or _to_standard_error
+        self._place = (0, "starting")
+        self._stop = threading.Event()
+        store.set(self._key(rank), self._text())
+        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        """Begin; every rank must have been created before one of them starts."""
+        self._thread.start()
+
+    def at(self, what: str, epoch: int, step: int) -> None:
+        """This rank begins something. Nothing is sent here."""
+        self._place = (self._place[0] + 1, f"{what} (epoch {epoch}, step {step})")
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def laggards(self) -> str:
+        """The ranks that are behind the others, and where; "" where none is or nothing is known."""
+        try:
+            places = [self._read(rank) for rank in range(self.world)]
+        except Exception:  # noqa: BLE001  (the store may be gone with the host that has it)
+            return ""
+        places[self.rank] = self._place
+        behind = min(count for count, _ in places)
+        if behind == max(count for count, _ in places):
+            return ""
+        return ", ".join(f"rank {rank}: {what}" for rank, (count, what) in enumerate(places)
+                         if count == behind)
+
+    def _read(self, rank: int):
+        count, _, what = self.store.get(self._key(rank)).decode().partition(" ")
+        return int(count), what
+
+    def _key(self, rank: int) -> str:
+        return f"mobilenetv3/pulse/{rank}"
+
+    def _text(self) -> str:
+        return "{} {}".format(*self._place)
+
+    def _beat(self) -> None:
+        sent, since, has_told = self._place, time.monotonic(), False
+        while not self._stop.wait(min(2.0, self.timeout_s / 10.0)):
+            if self._place != sent:
+                sent, since, has_told = self._place, time.monotonic(), False
+                try:
+                    self.store.set(self._key(self.rank), self._text())
+                except Exception:  # noqa: BLE001  (see above)
+                    return
+            waited = time.monotonic() - since
+            if has_told or waited < SILENT * self.timeout_s:
+                continue
+            has_told = True
+            behind = self.laggards()
+            if behind:
+                self.say(f"rank {self.rank} has waited {waited:.0f} s for another rank; behind "
+                         f"are {behind}; --dist_timeout ends the run after {self.timeout_s:g} s")
+
+
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+_pulse: Optional[Pulse] = None
+
+
+def listen_to(pulse: Optional[Pulse]) -> None:
+    """Note whom to ask where the other ranks are."""
+    global _pulse
+    _pulse = pulse
+
+
+def behind() -> str:
+    """The ranks that are behind this one, and where they are; "" where nothing is known."""
+    return _pulse.laggards() if _pulse is not None else ""

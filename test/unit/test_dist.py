@@ -1,6 +1,9 @@
+import multiprocessing
+import socket
+
 import pytest
 
-from mobilenetv3 import dist
+from mobilenetv3 import device, dist
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -53,3 +56,34 @@ def test_a_batch_that_does_not_divide_names_those_that_do():
         dist.per_rank_batch(100, 8)
     with pytest.raises(ValueError, match="use 8$"):
         dist.per_rank_batch(4, 8)
+
+
+def _exchange(rank, port, pipe):
+    """In a process of its own: what two ranks get of each other's bytes, none among them."""
+    import torch
+
+    torch.set_num_threads(1)
+    who = dist.Ranks(rank, 2, url=f"tcp://127.0.0.1:{port}")
+    dist.init(who, device.select("cpu"), timeout_s=30)
+    given = [b"", b"a" * rank, b"x" * (5 + rank)]
+    pipe.send([dist.gather_bytes(data) for data in given]
+              + [dist.broadcast_bytes(data if rank == 0 else None) for data in given])
+    dist.shutdown()
+
+
+def test_ranks_that_have_nothing_to_say_do_not_bring_each_other_down():
+    """gloo of PyTorch 1.8 divides by the number of values (SIGFPE)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe() for _ in range(2)]
+    ranks = [context.Process(target=_exchange, args=(rank, port, pipes[rank][1]), daemon=True)
+             for rank in range(2)]
+    for process in ranks:
+        process.start()
+    found = [pipe.recv() if pipe.poll(40) else None for pipe, _ in pipes]
+    for process in ranks:
+        process.join(20)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    assert found == [[[b"", b""], [b"", b"a"], [b"x" * 5, b"x" * 6], b"", b"", b"x" * 5]] * 2

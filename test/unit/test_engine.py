@@ -43,7 +43,7 @@ def small_model(seed=0):
     )
 
 
-def train(loader, model=None, epochs=1, clip_grad=None, warmup=0, **loop):
+def train(loader, model=None, epochs=1, clip_grad=None, warmup=0, max_steps=None, **loop):
     """Train and return (model, optimizer, printed records, clock)."""
     model = model or small_model()
     lines = []
@@ -52,11 +52,15 @@ def train(loader, model=None, epochs=1, clip_grad=None, warmup=0, **loop):
     loop = engine.Loop(log=lines.append, **loop)
     schedule = optim.Schedule(optimizer, "step", 5, len(loader))
     clock = Clock(warmup)
+    steps = len(loader)
     for epoch in range(epochs):
-        engine.train_one_epoch(
-            model, loader, torch.nn.CrossEntropyLoss(), optimizer, precision, schedule,
-            optim.NoEma(), clock, epoch, loop,
-        )
+        progress = engine.Progress(epoch, steps, max_steps and max_steps - epoch * steps)
+        batches = iter(loader)
+        while not progress.is_over:
+            engine.train_one_epoch(
+                model, batches, torch.nn.CrossEntropyLoss(), optimizer, precision, schedule,
+                optim.NoEma(), clock, progress, loop,
+            )
     return model, optimizer, [logfmt.parse(line) for line in lines], clock
 
 
@@ -129,8 +133,8 @@ def test_fps_counts_from_the_end_of_the_warm_up():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     clock = Clock(warmup=3, now=lambda: float(next(ticks)))  # a second passes at every look
     engine.train_one_epoch(
-        model, loader, torch.nn.CrossEntropyLoss(), optimizer, fp32(model, optimizer),
-        optim.Schedule(optimizer, "step", 5, 10), optim.NoEma(), clock, 0,
+        model, iter(loader), torch.nn.CrossEntropyLoss(), optimizer, fp32(model, optimizer),
+        optim.Schedule(optimizer, "step", 5, 10), optim.NoEma(), clock, engine.Progress(0, 10),
         engine.Loop(print_freq=100, log=lambda line: None),
     )
     # Laps end at steps 1, 2, 3 (warm-up) and 10: the counted lap has 7 steps of 2 images in 1 s.
@@ -192,5 +196,6 @@ def test_no_step_between_printed_lines_reads_from_the_device(monkeypatch):
                 reads.append(_name), _original(self, *args))[1],
         )
     train(Batches([2] * 20), print_freq=100)
-    # Steps 0, 1 and 19 print, and each line takes one read of all its numbers.
-    assert reads == ["tolist"] * 3
+    # Steps 0, 1 and 19 print, and each line takes one read of all its numbers; at the end of the
+    # epoch, before it is saved, one more tells whether the weights are finite.
+    assert reads == ["tolist"] * 4

@@ -1,0 +1,214 @@
+"""All that a run needs to go on as if it had never stopped, as tensors and plain containers.
+
+Between epochs that is little: what is drawn at random is seeded by the epoch. Inside an epoch the
+generators of every rank belong to it, and what BatchNorm has counted on each.
+"""
+import io
+import random
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch import nn
+
+from mobilenetv3 import checkpoint, dist, finetune
+from mobilenetv3.device import Device
+from mobilenetv3.engine import Progress
+from mobilenetv3.metrics import Score
+
+FORMAT = 2
+"""1 had no step, score and ranks: those were always taken between two epochs."""
+
+_SET_IN_AN_EPOCH = ("batch_size", "grad_accum_steps", "seed")
+"""Options that say what step n of an epoch is."""
+_FREE = {
+    "output", "resume", "config", "device", "device_id", "workers", "print_freq", "distributed",
+    "world_size", "dist_rank", "dist_url", "dist_backend", "dist_timeout", "ckpt_path",
+    "pretrained", "log_tensorboard", "evaluate", "data_path", "dataset_download", "pin_mem",
+    "keep_last", "keep_every", "checkpoint_every", "checkpoint_minutes", "on_nan",
+    "max_bad_files", "data_retry_seconds", "compile", "profile",
+}
+"""Options that change nothing of what is learnt, or that a resumed run does not look at."""
+
+
+class Parts(NamedTuple):
+    """What of a run changes as it trains."""
+
+    model: nn.Module
+    """Not wrapped for parallel training."""
+    optimizer: torch.optim.Optimizer
+    precision: Any
+    ema: Any
+    device: Device
+
+
+class Place(NamedTuple):
+    """Where a run goes on."""
+
+    epoch: int
+    step: int = 0
+    """Steps of the epoch that are done."""
+    score: Score = Score()
+    """Of those steps."""
+    best: Optional[Dict[str, Any]] = None
+    """The best validation so far: its "acc1" and "epoch"; None for none."""
+
+
+def take(parts: Parts, progress: Progress, best: Optional[Dict[str, Any]], classes: List[str],
+         images: int, config: Dict[str, Any]) -> Dict[str, Any]:
+    """The state of a run; tensors are shared with it. Every rank must call it inside an epoch.
+
+    Args:
+        progress: of the epoch under way, or of the next one, of which nothing is done yet.
+        images: in the training set.
+        config: the options, for whoever reads the file.
+    """
+    model, optimizer, precision, ema, _ = parts
+    is_inside = 0 < progress.step < progress.end
+    return {
+        "format": FORMAT,
+        "epoch": progress.epoch,  # epochs done
+        "step": progress.step,  # steps of the next epoch that are done
+        "steps": progress.steps,
+        "score": list(progress.score),
+        "images": images,
+        "arch": model.config["arch"],
+        "model": model.config,
+        "classes": list(classes),
+        "state_dict": precision.model_state(model),
+        "state_dict_ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "precision": precision.state_dict(),
+        "ranks": _all_ranks(parts) if is_inside else [],
+        "best_acc1": best["acc1"] if best else None,
+        "best_epoch": best["epoch"] if best else None,
+        "config": config,
+    }
+
+
+def put_back(state: Dict[str, Any], parts: Parts) -> Place:
+    """Put a run back to where `take` was called, but for what its ranks have each of their own.
+
+    `check` comes first.
+    """
+    model, optimizer, precision, ema, _ = parts
+    precision.load_model_state(model, state["state_dict"])
+    if ema.module is not None:
+        ema.module.load_state_dict(state["state_dict_ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    precision.load_state_dict(state["precision"])
+    best = {"acc1": state["best_acc1"], "epoch": state["best_epoch"]}
+    return Place(
+        state["epoch"], state.get("step", 0), Score(*state.get("score", ())),
+        best if best["epoch"] is not None else None,
+    )
+
+
+def check(state: Any, path: str, parts: Parts, cfg: Dict[str, Any], classes: List[str],
+          images: int) -> None:
+    """Refuse to go on from what belongs to another run.
+
+    Raises:
+        ValueError: names what differs, with both values.
+    """
+    checkpoint.check_resumable(state, path, parts.model.config, parts.ema.module is not None)
+    saved = state.get("config", {})
+    finetune.check_resumable(path, saved, cfg)
+    told = [("--opt", saved.get("opt", cfg["opt"]), cfg["opt"])]
+    if state.get("classes") and list(state["classes"]) != list(classes):
+        mine, its = set(classes), set(state["classes"])
+        told.append(("classes", ", ".join(sorted(its - mine)[:3]) or "in another order",
+                     ", ".join(sorted(mine - its)[:3]) or "in another order"))
+    if state.get("step"):
+        told += [(f"--{name}", saved.get(name, cfg[name]), cfg[name]) for name in _SET_IN_AN_EPOCH]
+        told.append(("training images", state["images"], images))
+    for name, its, mine in told:
+        if its != mine:
+            inside = f", at step {state['step']} of an epoch" if state.get("step") else ""
+            raise ValueError(
+                f"{path} cannot be resumed: it was saved with {name} {its}{inside}, and this run "
+                f"has {mine}; take the same, or start from its weights with --ckpt_path"
+            )
+
+
+def notes(state: Dict[str, Any], cfg: Dict[str, Any], world: int) -> List[str]:
+    """What the log says of a run that goes on otherwise than it was stopped."""
+    saved = state.get("config", {})
+    changed = [
+        f"{name} {saved[name]} -> {cfg[name]}" for name in sorted(saved.keys() & cfg.keys())
+        if name not in _FREE and saved[name] != cfg[name]
+    ]
+    lines = [f"=> resumed with other options: {', '.join(changed)}"] if changed else []
+    ranks = state.get("ranks") or []
+    if ranks and len(ranks) != world:
+        lines.append(
+            f"=> saved inside an epoch by {len(ranks)} ranks, resumed by {world}: the global "
+            "batches stay the same; dropout and Mixup draw anew, and BatchNorm's statistics of "
+            "this epoch are rank 0's"
+        )
+    return lines
+
+
+def put_back_rank(state: Dict[str, Any], parts: Parts, rank: int, world: int) -> bool:
+    """Put back what this rank had of its own, where the run goes on with as many ranks.
+
+    Call it last: what is drawn at random after it belongs to the next step.
+
+    Returns:
+        whether there was something to put back.
+    """
+    ranks = state.get("ranks") or []
+    if len(ranks) != world:
+        return False
+    own = ranks[rank]
+    for module, buffers in ((parts.model, own["buffers"]), (parts.ema.module, own["ema_buffers"])):
+        if module is not None:
+            for name, buffer in module.named_buffers():
+                buffer.copy_(buffers[name])
+    _put_back_generators(own["generators"], parts.device)
+    return True
+
+
+def _all_ranks(parts: Parts) -> List[Dict[str, Any]]:
+    """What each rank has of its own, in the order of the ranks."""
+    own = {
+        "generators": _generators(parts.device),
+        "buffers": _buffers(parts.model),
+        "ema_buffers": _buffers(parts.ema.module),
+    }
+    if not dist.is_parallel():
+        return [own]
+    written = io.BytesIO()
+    torch.save(own, written)
+    return [checkpoint.loads(data) for data in dist.gather_bytes(written.getvalue())]
+
+
+def _buffers(module: Optional[nn.Module]) -> Dict[str, torch.Tensor]:
+    if module is None:
+        return {}
+    return {name: buffer.detach().cpu() for name, buffer in module.named_buffers()}
+
+
+def _generators(device: Device) -> Dict[str, Any]:
+    """The states of the generators that a rank draws from, in plain containers."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    assert name == "MT19937", name
+    own = None if device.module is None else device.module.get_rng_state(device.torch_device)
+    return {
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss),
+                  float(cached)],
+        "torch": torch.get_rng_state(),
+        "device": own,
+    }
+
+
+def _put_back_generators(states: Dict[str, Any], device: Device) -> None:
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if device.module is not None and states["device"] is not None:
+        device.module.set_rng_state(states["device"], device.torch_device)
