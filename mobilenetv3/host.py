@@ -20,6 +20,7 @@ EDITIONS = ("cann", "ascend-toolkit", "nnae")
 
 DRIVER_INFO = "/etc/ascend_install.info"
 NVIDIA_VERSION = "/proc/driver/nvidia/version"
+CGROUPS = "/sys/fs/cgroup"
 DRIVER_LIBRARIES = ("libascend_hal.so", "libdcmi.so", "libdrvdsmi_host.so")
 
 
@@ -55,7 +56,7 @@ def _cann_roots() -> Iterator[str]:
         if os.environ.get(name):
             yield os.environ[name]
     for path in INFO_FILES:
-        for line in _read(path).splitlines():
+        for line in read(path).splitlines():
             key, _, value = line.partition("=")
             if key.strip().endswith(("Install_Path", "InstallPath")) and value.strip():
                 yield value.strip()
@@ -77,7 +78,7 @@ def cann_version(script: str) -> str:
     for pattern in ("ascend_*_install.info", "version.info", "*/version.info"):
         for below in ("*-linux", "latest/*-linux", ".", "latest"):
             for path in sorted(glob.glob(os.path.join(folder, below, pattern))):
-                text = _read(path)
+                text = read(path)
                 for key in ("version_dir", "version"):
                     found = re.search(rf"^{key}\s*=\s*(\S+)", text, re.MULTILINE | re.IGNORECASE)
                     if found:
@@ -87,11 +88,11 @@ def cann_version(script: str) -> str:
 
 def drivers() -> str:
     """Versions of the accelerators' drivers, such as "Ascend 24.1.0, NVIDIA 550.54", or ""."""
-    found = re.search(r"^Driver_Install_Path_Param=(.+)$", _read(DRIVER_INFO), re.MULTILINE)
+    found = re.search(r"^Driver_Install_Path_Param=(.+)$", read(DRIVER_INFO), re.MULTILINE)
     ascend = os.path.join(found.group(1).strip() if found else FOLDERS[0], "driver/version.info")
     version = {
-        "Ascend": re.search(r"^Version=(\S+)", _read(ascend), re.MULTILINE),
-        "NVIDIA": re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", _read(NVIDIA_VERSION)),
+        "Ascend": re.search(r"^Version=(\S+)", read(ascend), re.MULTILINE),
+        "NVIDIA": re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", read(NVIDIA_VERSION)),
     }
     return ", ".join(f"{name} {match.group(1)}" for name, match in version.items() if match)
 
@@ -217,17 +218,33 @@ def usable_cpus() -> int:
 
 def _cgroup_quota() -> Optional[float]:
     """CPUs' worth of time that the cgroup allows, None for no limit."""
-    group = re.search(r"^0::(/.*)$", _read("/proc/self/cgroup"), re.MULTILINE)
-    folder = "/sys/fs/cgroup" + (group.group(1).rstrip("/") if group else "")
     limits = []
-    while folder.startswith("/sys/fs/cgroup"):  # the limits of the groups around it count, too
-        limits.append(_read(folder + "/cpu.max").split())
-        folder = os.path.dirname(folder)
-    old = "/sys/fs/cgroup/cpu/cpu.cfs_"  # version 1
-    limits.append([*_read(old + "quota_us").split(), *_read(old + "period_us").split()])
+    for folder in cgroup_folders("cpu"):  # the limits of the groups around it count, too
+        old = folder + "/cpu.cfs_"  # version 1
+        limits.append(read(folder + "/cpu.max").split())
+        limits.append([*read(old + "quota_us").split(), *read(old + "period_us").split()])
     quotas = [int(limit[0]) / int(limit[1]) for limit in limits
               if len(limit) == 2 and all(part.isdigit() for part in limit) and int(limit[1])]
     return min(quotas) if quotas else None
+
+
+def cgroup_folders(controller: str) -> Iterator[str]:
+    """The folders of this process's control group and of those around it, which may not exist.
+
+    Those of cgroups' version 2 come first. In a container the path may be the host's: then only the
+    last, the root, is there.
+
+    Args:
+        controller: "cpu" or "cpuset".
+    """
+    groups = read("/proc/self/cgroup")
+    old = rf"^\d+:(?:[^:\n]*,)?{controller}(?:,[^:\n]*)?:(/.*)$"
+    for line, root in ((r"^0::(/.*)$", CGROUPS), (old, f"{CGROUPS}/{controller}")):
+        found = re.search(line, groups, re.MULTILINE)
+        folder = root + (found.group(1).rstrip("/") if found else "")
+        while folder.startswith(root):
+            yield folder
+            folder = os.path.dirname(folder)
 
 
 def shared_memory() -> Optional[int]:
@@ -239,7 +256,7 @@ def shared_memory() -> Optional[int]:
     return stat.f_bavail * stat.f_frsize
 
 
-def _read(path: str) -> str:
+def read(path: str) -> str:
     """A text file's content, "" where it cannot be read."""
     try:
         with open(os.path.expanduser(path), encoding="utf-8", errors="replace") as file:

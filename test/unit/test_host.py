@@ -181,11 +181,14 @@ def test_cuda_is_expected_only_where_there_are_cards(monkeypatch):
       "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 2),
     ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
       "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    ({"/proc/self/cgroup": "5:cpu,cpuacct:/job/step\n4:cpuset:/job\n",
+      "/sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "600000\n",
+      "/sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000\n"}, 6),  # of the group around it
     ({"/sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),  # half a CPU is still one to use
 ])
 def test_cpus_are_limited_by_affinity_and_cgroup(monkeypatch, files, cpus):
     monkeypatch.setattr(host, "_AT_START", 64)
-    monkeypatch.setattr(host, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(host, "read", lambda path: files.get(path, ""))
     assert host.usable_cpus() == cpus
 
 
