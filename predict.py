@@ -14,6 +14,7 @@ import time
 from mobilenetv3 import entry
 from mobilenetv3.options.data import PREPARE
 from mobilenetv3.options.predict import parse_predict
+from mobilenetv3.text import printable
 
 
 def main(cfg):
@@ -29,7 +30,7 @@ def main(cfg):
         raise ValueError("there are no images to predict")
     model = load(cfg)
     for note in model.notes:
-        print(f"=> {note}")
+        print(f"=> {printable(note)}")
 
     # Threads read ahead while the model computes.
     tiles = []

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Se
 from torchvision.datasets.folder import is_image_file
 
 from mobilenetv3.files import PathLike, write_atomically
+from mobilenetv3.text import cell
 
 
 class Prediction(NamedTuple):
@@ -126,7 +127,8 @@ def line(prediction: Prediction) -> str:
 def write_csv(path: PathLike, predictions: Sequence[Prediction]) -> None:
     """One line an image: file, error, then class_1, index_1, score_1 and so on.
 
-    UTF-8; bytes of a file name that are no UTF-8 stand in it as they are.
+    UTF-8; bytes of a file name that are no UTF-8 stand in it as they are, and a name that a
+    spreadsheet would compute behind an apostrophe.
     """
     most = max((len(one.top) for one in predictions), default=0)
     head = [f"{name}_{rank}" for rank in range(1, most + 1) for name in ("class", "index", "score")]
@@ -134,9 +136,9 @@ def write_csv(path: PathLike, predictions: Sequence[Prediction]) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["file", "error", *head])
     for one in predictions:
-        cells = [cell for best in one.top
-                 for cell in (best["class"], best["label"], f"{best['score']:.6f}")]
-        table.writerow([one.file, one.error, *cells, *[""] * (len(head) - len(cells))])
+        cells = [item for best in one.top
+                 for item in (cell(best["class"]), best["label"], f"{best['score']:.6f}")]
+        table.writerow([cell(one.file), cell(one.error), *cells, *[""] * (len(head) - len(cells))])
     content = text.getvalue().encode("utf-8", "surrogateescape")
     write_atomically(path, lambda file: file.write(content))
 

@@ -7,9 +7,10 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
+from mobilenetv3.data import imagefile
 from mobilenetv3.data.transforms import INTERPOLATION, val_transform
 from mobilenetv3.options.data import PREPARE
 
@@ -46,25 +47,16 @@ def read_image(image: ImageLike) -> Image.Image:
     if not os.path.exists(path):
         raise FileNotFoundError(f"no image at {path}; expected a file")
     try:
-        with Image.open(path) as opened:
-            return _rgb(opened, path)
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{path} is not an image of a kind that Pillow reads, or its beginning is damaged"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} was refused ({error})") from error
+        return imagefile.decode(imagefile.read(path))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise ValueError(f"{path} cannot be used: {error.strerror or error}") from error
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     try:
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except Exception as error:  # a damaged file fails in as many ways as there are decoders
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name} is damaged ({reason})") from error
+        return imagefile.to_rgb(image)
+    except imagefile.BadImage as error:
+        raise ValueError(f"{name} cannot be used: {error}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

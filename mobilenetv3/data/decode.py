@@ -10,6 +10,7 @@ rounding, 0.03 of 255 a pixel on average, and where the DCT scaled, by the filte
 Of ImageNet's photographs at 224 pixels, few of which are large, it is 0.06 over all.
 """
 import math
+import re
 import threading
 from typing import NamedTuple, Sequence, Tuple, Union
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mobilenetv3.data.imagefile import BadImage, check_scans, jpeg_frame
 from mobilenetv3.device import TORCH_VERSION
 
 try:
@@ -33,6 +35,8 @@ MAX_PIXELS = 1 << 26
 """Larger images are left to Pillow, which warns of 90 million pixels and refuses twice as many."""
 SCRATCH = 3 << 22
 """Bytes that each process decodes into; images of more than 4 million pixels have their own."""
+_LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd[0-79]")
+"""What libjpeg says of rows that are left out, when all others are decoded."""
 TAIL = 256
 """Bytes in which a whole file has its end marker; what is cut short is left to Pillow to refuse."""
 
@@ -81,10 +85,17 @@ def image_size(data: bytes) -> Tuple[int, int]:
         raise Refused
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError as error:
+    except Exception as error:  # ValueError; or KeyError, for colours that it has no name for
         raise Refused from error
     if colours in ("CMYK", "YCCK") or not 0 < height * width <= MAX_PIXELS:
         raise Refused
+    frame = jpeg_frame(data)
+    if frame is None:
+        raise Refused
+    try:
+        check_scans(data, frame, height * width)
+    except BadImage as error:
+        raise Refused from error
     return height, width
 
 
@@ -112,17 +123,33 @@ def crop(data: bytes, box: Box, side: int,
     below = 2 * (8 if is_scaled else 1)
     bottom = min(height, box.top + box.height + below)
     limits = {"min_width": math.ceil(width * share), "min_factor": 2.0} if is_scaled else {}
-    if height * width * 3 <= SCRATCH:
-        limits["buffer"] = _scratch.memory
-    try:
-        # Not strict, as Pillow: rows that are left out count as damage.
-        pixels = simplejpeg.decode_jpeg(_cut(data, bottom), strict=False, **limits)
-    except ValueError as error:
-        raise Refused from error
+    pixels = _pixels(_cut(data, bottom), height * width * 3, limits)
     scale = round(8 * pixels.shape[1] / width) / 8
     if scale == 1 and _RESIZES_BY_TORCH and interpolation != "nearest":
         return _resize_by_torch(pixels, box, side, interpolation)
     return _resize_by_pillow(pixels, [edge * scale for edge in box], side, interpolation)
+
+
+def _pixels(data: bytes, size: int, limits: dict) -> np.ndarray:
+    """Decode a JPEG: -> uint8 (height, width, 3), valid until the next one is decoded.
+
+    Args:
+        size: bytes that the pixels take, at most.
+        limits: simplejpeg's, to a smaller size.
+
+    Raises:
+        Refused: it is damaged.
+    """
+    memory = _scratch.memory if size <= SCRATCH else np.empty(size, np.uint8)
+    try:
+        # Strict, for otherwise a JPEG that cannot be decoded at all "is" what the memory held
+        # before: another image.
+        return simplejpeg.decode_jpeg(data, buffer=memory, strict=True, **limits)
+    except Exception as error:
+        if not _LEFT_OVER.match(str(error)):
+            raise Refused from error
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False, **limits)
+    return memory[: height * width * 3].reshape(height, width, 3)
 
 
 def _resize_by_torch(pixels: np.ndarray, box: Box, side: int, interpolation: str) -> torch.Tensor:
@@ -151,20 +178,12 @@ def _resize_by_pillow(pixels: np.ndarray, box: Sequence[float], side: int,
 def _cut(data: bytes, rows: int) -> bytes:
     """The same JPEG, whose header says that it has so many rows.
 
-    Rows are coded from the top, so the first ones come out unchanged. Only for sequential JPEGs:
-    the passes of a progressive one each hold all rows.
+    Rows are coded from the top, so the first ones come out unchanged. Only for JPEGs of one scan:
+    of several each holds all rows.
     """
-    position = 2  # after the start marker; then segments of 0xff, kind, length (of itself, too)
-    while data[position] == 0xFF:
-        kind = data[position + 1]
-        if kind == 0xFF:  # fill byte
-            position += 1
-            continue
-        if kind in (0xC0, 0xC1):  # sequential frame: precision (1 byte), rows (2), columns (2), ...
-            changed = bytearray(data)
-            changed[position + 5 : position + 7] = rows.to_bytes(2, "big")
-            return bytes(changed)
-        if kind in (0xC2, 0xDA):
-            break
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return data
+    frame = jpeg_frame(data)
+    if frame is None or not frame.is_one_scan:
+        return data
+    changed = bytearray(data)  # marker (2 bytes), length (2), precision (1), rows (2), ...
+    changed[frame.position + 5 : frame.position + 7] = rows.to_bytes(2, "big")
+    return bytes(changed)

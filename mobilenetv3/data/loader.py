@@ -1,6 +1,8 @@
 """Batches on the device: uint8 crosses the bus once, the arithmetic happens on the other side."""
 import random
-from typing import List, Optional, Sequence, Tuple
+import signal
+from functools import partial
+from typing import FrozenSet, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -8,31 +10,46 @@ from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch.utils.data import DataLoader
 
-from mobilenetv3 import host
+from mobilenetv3 import cpus
+from mobilenetv3.data.badfiles import BadFiles
 from mobilenetv3.device import Device
+from mobilenetv3.text import printable
 
 
-def collate(items: List[Tuple[np.ndarray, int]]) -> Tuple[torch.Tensor, torch.Tensor]:
+def collate(items: List[tuple]) -> tuple:
     """Stack N arrays (3, H, W) into uint8 (N, H, W, 3), and their labels into int64 (N,).
 
     Decoders write the colours of a pixel side by side, and so does the batch: what is rearranged
-    here costs as much as a flip.
+    here costs as much as a flip. A third part of a batch, where there is one, is the list of the
+    bad files that others of its images stand in for.
     """
     colours, height, width = items[0][0].shape
     images = torch.empty((len(items), height, width, colours), dtype=torch.uint8)
-    for slot, (image, _) in zip(images.numpy().transpose(0, 3, 1, 2), items):
-        slot[...] = image
-    return images, torch.tensor([label for _, label in items])
+    for slot, item in zip(images.numpy().transpose(0, 3, 1, 2), items):
+        slot[...] = item[0]
+    batch = images, torch.tensor([item[1] for item in items])
+    bad = [file for item in items if len(item) == 3 for file in item[2]]
+    return (*batch, bad) if bad else batch
 
 
 def worker_count(wanted: int, local_ranks: int) -> int:
     """Loader processes a rank starts: as asked, but no more than its share of the usable CPUs."""
-    return min(wanted, max(1, host.usable_cpus() // local_ranks))
+    return min(wanted, cpus.per_rank(local_ranks))
 
 
-def _single_thread(worker: int) -> None:
-    """Run once in each worker: the workers are the parallelism, so each gets one thread."""
+def _start_worker(own: FrozenSet[int], worker: int) -> None:
+    """Run once in each worker: the workers are the parallelism, so each gets one thread.
+
+    Args:
+        own: the CPUs of the rank's workers; none where they may run on any.
+    """
+    cpus.bind(own)
     torch.set_num_threads(1)
+    # What asks the run to end reaches its workers, too, but a step that is to be finished needs its
+    # batch. They end with the training process.
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class DeviceLoader:
@@ -48,6 +65,10 @@ class DeviceLoader:
     Args:
         erase: RandomErasing for the normalised batch, or None.
         mixup: timm's Mixup, or None; off from epoch `mixup_off_epoch` on, if that is not 0.
+
+    Attributes:
+        bad_files: `BadFiles`, which is given those that images of a batch stand in for. Unless it
+            is set, the first of them is an error.
     """
 
     def __init__(self, loader: DataLoader, device: Device, mean: Sequence[float],
@@ -60,6 +81,7 @@ class DeviceLoader:
         self.std = torch.tensor(std, device=self.device).view(shape) * 255.0
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.erase, self.mixup, self.mixup_off_epoch = erase, mixup, mixup_off_epoch
+        self.bad_files: Optional[BadFiles] = None
         self._has_told = False
 
     def __len__(self):
@@ -70,9 +92,10 @@ class DeviceLoader:
         """Number of images in the data set (all ranks)."""
         return len(self.loader.dataset)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields."""
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Choose the epoch that the next iteration yields, and the batch that it begins with."""
         self.loader.batch_sampler.epoch = epoch
+        self.loader.batch_sampler.first = first
         if self.mixup is not None and self.mixup_off_epoch:
             self.mixup.mixup_enabled = epoch < self.mixup_off_epoch
 
@@ -90,6 +113,19 @@ class DeviceLoader:
         return (f"=> --decode fast: Pillow decoded {refused} images that simplejpeg does not take "
                 "(another format, CMYK or damaged)")
 
+    def bad_files_note(self) -> str:
+        """How many bad files all ranks have found, where there are more than at the last call.
+
+        Every rank must call it.
+
+        Raises:
+            badfiles.TooMany: on all ranks.
+        """
+        if self.bad_files is None:
+            return ""
+        self.bad_files.share()
+        return self.bad_files.note()
+
     def __iter__(self):
         for images, targets in self._moved():
             images = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.format)
@@ -103,11 +139,11 @@ class DeviceLoader:
     def _moved(self):
         """Batches on the device: uint8 (N, H, W, 3), int64 (N,)."""
         if self.module is None:
-            yield from self.loader
+            yield from self._loaded()
             return
         side, main = self.module.Stream(self.device), self.module.current_stream(self.device)
         copies = []
-        for batch in self.loader:
+        for batch in self._loaded():
             if copies:
                 main.wait_stream(side)  # for the copy that is there; the next starts after this
             # Memory of earlier batches is written again: not before what was queued has read it.
@@ -119,25 +155,41 @@ class DeviceLoader:
         main.wait_stream(side)
         yield from copies
 
+    def _loaded(self):
+        """Batches on the host, without what was reported with them."""
+        for batch in self.loader:
+            if len(batch) == 3:
+                if self.bad_files is None:
+                    first = batch[2][0]
+                    raise OSError(f"cannot read {printable(first.path)}: {printable(first.reason)}")
+                self.bad_files.add(batch[2])
+            yield batch[:2]
 
-def seed_epoch(device: Device, seed: int, epoch: int, rank: int) -> None:
-    """Seed all generators of this process for one epoch of one rank.
+
+def seed_epoch(device: Device, seed: int, epoch: int, rank: int, step: int = 0) -> None:
+    """Seed all generators of this process for one epoch of one rank, or for the rest of it.
 
     Dropout, drop-path, erasing and Mixup draw from them. Seeding by the moment, rather than once,
     makes a run that was stopped between two epochs go on exactly as if it had not been.
     """
-    words = np.random.SeedSequence((seed, epoch, rank)).generate_state(3)
+    place = (seed, epoch, rank, step) if step else (seed, epoch, rank)
+    words = np.random.SeedSequence(place).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     device.seed(int(words[2]))
 
 
-def build_loader(dataset, sampler, device: Device, workers: int, seed: int) -> DataLoader:
-    """A DataLoader of uint8 batches whose workers live as long as it does."""
+def build_loader(dataset, sampler, device: Device, workers: int, seed: int,
+                 own_cpus: FrozenSet[int] = frozenset()) -> DataLoader:
+    """A DataLoader of uint8 batches whose workers live as long as it does.
+
+    Args:
+        own_cpus: the CPUs that the workers run on; none for any.
+    """
     generator = torch.Generator()
     generator.manual_seed(seed)
     return DataLoader(
         dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
-        persistent_workers=workers > 0, worker_init_fn=_single_thread, generator=generator,
-        **device.loader_options(),
+        persistent_workers=workers > 0, worker_init_fn=partial(_start_worker, own_cpus),
+        generator=generator, **device.loader_options(),
     )

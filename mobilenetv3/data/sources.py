@@ -5,14 +5,21 @@ source they serve.
 """
 import os
 from pathlib import Path
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
-from torchvision import datasets
-
-from mobilenetv3.data import cifar, demo
+from mobilenetv3.data import (
+    cifar,
+    demo,
+    fetch,
+    filelist,
+    imagefile,
+    layout,
+    listing,
+    manifest,
+    remote,
+    shards,
+)
 from mobilenetv3.data.labels import read_labels, synsets
-
-LAYOUT = "expected DIR/{train}/CLASS/*.jpg and DIR/{val}/CLASS/*.jpg"
 
 
 class Source(NamedTuple):
@@ -24,63 +31,74 @@ class Source(NamedTuple):
     name: str
     """What the result table's data column says."""
     note: str = ""
-    """A line for the log; "" where the data path says it all."""
+    """Lines for the log; "" where the data path says it all."""
 
 
 class Files:
     """Images in files: item i is (PIL image of mode RGB, int).
 
     Args:
-        samples: (path, label) of each.
+        samples: (path, label) of each; a `FileList` where there may be many.
     """
 
-    def __init__(self, samples: List[Tuple[str, int]]):
+    def __init__(self, samples: Sequence[Tuple[str, int]]):
         self.samples = samples
 
     def __len__(self):
         return len(self.samples)
 
     def __getitem__(self, index):
-        path, label = self.samples[index]
-        return datasets.folder.default_loader(path), label
+        data, label = self.encoded(index)
+        return imagefile.decode(data), label
 
     def encoded(self, index: int) -> Tuple[bytes, int]:
         """(content of the file, label)."""
         path, label = self.samples[index]
-        with open(path, "rb", buffering=0) as file:
-            return file.read(), label
+        return imagefile.read(path), label
+
+    def path(self, index: int) -> str:
+        """Where image i lies."""
+        return self.samples[index][0]
 
 
 def open_source(dataset: str, data_path: str, split: str, other_split: str = "val",
-                download: bool = False, labels: str = "") -> Source:
+                download: bool = False, labels: str = "", shard_cache: str = "",
+                shard_cache_gb: float = 0.0) -> Source:
     """Open one split of a data set.
 
     Args:
         dataset: "folder" (any ImageFolder), "imagenet" (one of 1,000 classes), "cifar10"
             (torchvision's files) or "demo".
-        data_path: the data set's folder; not used by "demo", and for CIFAR-10 "" is a folder beside
-            the demo set's.
+        data_path: the data set's folder, or that of a set which `prepare` wrote, or a URL of one;
+            not used by "demo", and for CIFAR-10 "" is a folder beside the demo set's.
         split: name of the split's folder; for CIFAR-10 "train" is the training part and any other
             name the test part.
         other_split: the sibling split, for the layout that an error names.
         download: let torchvision fetch CIFAR-10 into data_path.
         labels: file of labels (see `labels`) for a split without class folders. The classes are
             then those of the other split's folders, or, where there are none, ImageNet's.
+        shard_cache, shard_cache_gb: where shards from a URL are kept, and how many (see `remote`).
 
     Raises:
         FileNotFoundError: the folder is missing or not laid out as expected.
+        manifest.Lost: a URL cannot be read.
         ValueError: the classes or the labels are not what the data set must have.
     """
     if dataset == "demo":
-        return _image_folder(demo.folder() / split, demo.NAME, demo.folder(), split, other_split)
+        return _image_folder(demo.NAME, demo.folder(), split, other_split)
     if dataset == "cifar10":
         return _cifar10(data_path, split, download)
     root = Path(data_path).expanduser()
     name = root.resolve().name
-    if labels:
+    if fetch.is_url(data_path):
+        found = remote.open_split(data_path, split, shard_cache, shard_cache_gb)
+        source = _prepared(found, fetch.shown(data_path).rstrip("/").rpartition("/")[2], labels)
+    elif manifest.is_prepared(root, split):
+        source = _prepared(shards.open_split(root, split), name, labels)
+    elif labels:
         source = _flat_folder(root / split, name, Path(labels).expanduser(), root / other_split)
     else:
-        source = _image_folder(root / split, name, root, split, other_split)
+        source = _image_folder(name, root, split, other_split)
     if dataset == "imagenet" and len(source.classes) != 1000:
         raise ValueError(
             f"--dataset imagenet expects 1000 classes, {root / split} has {len(source.classes)}; "
@@ -89,34 +107,29 @@ def open_source(dataset: str, data_path: str, split: str, other_split: str = "va
     return source
 
 
-def _image_folder(path: Path, name: str, root: Path, split: str, other_split: str) -> Source:
-    splits = {"train": split, "val": other_split}
-    if split.startswith("val") or split == "test":
-        splits = {"train": other_split, "val": split}
-    layout = LAYOUT.format(**splits)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no data folder at {root}; {layout}")
-    if not path.is_dir():
-        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:8]
-        raise FileNotFoundError(
-            "{} has no folder {!r} (it has: {}); {}".format(
-                root, split, ", ".join(found) or "no folders", layout
-            )
-        )
-    if not any(entry.is_dir() for entry in path.iterdir()):
-        raise FileNotFoundError(
-            f"{path} has no class folders; {layout}, or --val_labels FILE for validation images "
-            "that lie in one folder"
-        )
-    try:
-        folder = datasets.ImageFolder(str(path))
-    except (FileNotFoundError, RuntimeError) as error:
-        # Newer torchvision refuses a class folder without images, naming the classes.
-        raise FileNotFoundError(f"{path} ({error}); {layout}") from error
-    empty = sorted(set(folder.classes) - {folder.classes[t] for t in set(folder.targets)})
-    if empty:
-        raise FileNotFoundError(f"{path} has class folders without images: {empty[:5]}; {layout}")
-    return Source(Files(folder.samples), folder.classes, name)
+def check_pair(train: Source, val: Source, train_split: str, val_split: str) -> Source:
+    """The training set, with the notes of both.
+
+    Raises:
+        ValueError: the two do not have the same classes.
+    """
+    odd = layout.compare(train_split, val_split, (train.classes, val.classes),
+                         (len(train.samples), len(val.samples)))
+    notes = [line for text in (train.note, val.note, odd) for line in text.splitlines()]
+    return train._replace(note="\n".join(dict.fromkeys(notes)))
+
+
+def _image_folder(name: str, root: Path, split: str, other_split: str) -> Source:
+    files, classes, notes = layout.open_folder(root, split, other_split)
+    return Source(Files(files), classes, name, "\n".join(notes))
+
+
+def _prepared(found: Tuple[shards.Shards, List[str], str], name: str, labels: str) -> Source:
+    if labels:
+        raise ValueError(f"--val_labels {labels} is for a folder of images, and {name} is a "
+                         "prepared set, which has labels of its own")
+    samples, classes, note = found
+    return Source(samples, classes, name, note)
 
 
 def _flat_folder(path: Path, name: str, labels: Path, train: Path) -> Source:
@@ -127,15 +140,14 @@ def _flat_folder(path: Path, name: str, labels: Path, train: Path) -> Source:
     classes = classes or synsets()
     images = sorted(
         entry.name for entry in os.scandir(str(path))
-        if datasets.folder.is_image_file(entry.name) and entry.is_file()
+        if listing.is_image(entry.name) and entry.is_file()
     )
     if not images:
         raise FileNotFoundError(
             f"{path} has no images; --val_labels is for images that lie in the folder itself"
         )
     indices = read_labels(labels, images, classes)
-    samples = [(str(path / image), index) for image, index in zip(images, indices)]
-    return Source(Files(samples), classes, name)
+    return Source(Files(filelist.in_one_folder(str(path), images, indices)), classes, name)
 
 
 def _cifar10(data_path: str, split: str, download: bool) -> Source:

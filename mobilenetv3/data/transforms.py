@@ -4,8 +4,6 @@ Crops and flips are torchvision's, colour and policies timm's. Images stay uint8
 the device: a quarter of the bytes to move, and the host does no arithmetic that the device does
 faster. See `loader` for what happens there, and `decode` for the short way from a JPEG to a crop.
 """
-import contextlib
-import multiprocessing
 import random
 from typing import Callable, Optional, Sequence
 
@@ -14,7 +12,6 @@ import torch
 import torchvision
 from PIL import Image
 from timm.data import create_transform
-from torch.utils.data import get_worker_info
 from torchvision import transforms as tv
 
 from mobilenetv3.data import decode
@@ -27,6 +24,8 @@ INTERPOLATION = {
     "bilinear": tv.InterpolationMode.BILINEAR,
     "bicubic": tv.InterpolationMode.BICUBIC,
 }
+STRIP = 50
+"""A longer side of so many times the shorter one is cut to that before it is resized whole."""
 
 
 def to_array(image) -> np.ndarray:
@@ -143,113 +142,33 @@ def _colour(img_size, color_jitter, aa, interpolation, mean) -> Callable:
     return colour
 
 
+def without_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image that is a strip; any other as it is.
+
+    Resized by its shorter side, a line of a million pixels would have 17 billion; a centre crop
+    sees none but the middle.
+    """
+    width, height = image.size
+    across, along = (width - STRIP * height) // 2, (height - STRIP * width) // 2
+    if across > 0:
+        return image.crop((across, 0, width - across, height))
+    if along > 0:
+        return image.crop((0, along, width, height - along))
+    return image
+
+
 def val_transform(img_size: int, crop_pct: float = 0.875,
                   interpolation: str = "bilinear") -> Callable:
     """Resize the shorter side to img_size / crop_pct, crop the centre, as torchvision and timm do.
+
+    Only of strips, see `without_ends`, pixels may differ from theirs, by a fraction of a pixel.
 
     Returns:
         PIL image -> uint8 array (3, img_size, img_size)
     """
     return tv.Compose([
+        without_ends,
         tv.Resize(int(img_size / crop_pct), INTERPOLATION[interpolation]),
         tv.CenterCrop(img_size),
         to_array,
     ])
-
-
-class Transformed(torch.utils.data.Dataset):
-    """A source with its transform; an item is asked for by (epoch, index).
-
-    Augmentation of image i in epoch e depends on (seed, e, i) alone: not on the number of workers
-    or ranks, and not on what was drawn before. A resumed run therefore sees the images that the
-    run it continues would have seen.
-
-    Args:
-        fast: let the transform decode (see `decode`) where the source has files and the transform
-            takes JPEGs; `note` tells where not.
-    """
-
-    def __init__(self, samples, transform: Callable, seed: Optional[int] = None,
-                 fast: bool = False):
-        self.samples, self.transform, self.seed = samples, transform, seed
-        self.note = ""
-        takes_jpegs = hasattr(transform, "from_jpeg") and hasattr(samples, "encoded")
-        self.is_fast = fast and takes_jpegs and decode.is_available()
-        if self.is_fast:
-            self.note = f"=> --decode fast: {decode.describe()}"
-        elif fast and takes_jpegs:
-            self.note = ("=> --decode fast needs simplejpeg, which is not installed; decoding with "
-                         "Pillow")
-        self._refused = multiprocessing.Value("q", 0) if self.is_fast else None  # of all workers
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, key):
-        return self.__getitems__([key])[0]
-
-    def __getitems__(self, keys):
-        """Several items; PyTorch 2 asks for a batch at once."""
-        with contextlib.nullcontext() if self.seed is None else _generators_put_back():
-            return [self._item(epoch, index) for epoch, index in keys]
-
-    def _item(self, epoch, index):
-        try:
-            if self.is_fast:
-                found = self._from_jpeg(epoch, index)
-                if found is not None:
-                    return found
-            image, label = self.samples[index]
-        except OSError as error:
-            raise OSError(f"cannot read {self._path(index)}: {error}") from error
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        self._seed(epoch, index)
-        return self.transform(image), label
-
-    def _seed(self, epoch, index):
-        """Seed the three generators that transforms draw from."""
-        if self.seed is None:
-            return
-        words = np.random.SeedSequence((self.seed, epoch, index)).generate_state(3)
-        # Not torch.manual_seed: it seeds the cards, too, and theirs are not put back.
-        seeds = random.seed, np.random.seed, torch.default_generator.manual_seed
-        for seed, word in zip(seeds, words):
-            seed(int(word))
-
-    @property
-    def refused(self) -> int:
-        """Images that Pillow had to decode, so far, where the fast decoder was to."""
-        return self._refused.value if self.is_fast else 0
-
-    def _from_jpeg(self, epoch, index):
-        data, label = self.samples.encoded(index)
-        self._seed(epoch, index)
-        try:
-            return self.transform.from_jpeg(data), label
-        except decode.Refused:
-            with self._refused.get_lock():
-                self._refused.value += 1
-            return None
-
-    def _path(self, index):
-        paths = getattr(self.samples, "samples", None)
-        return paths[index][0] if paths else f"image {index}"
-
-
-@contextlib.contextmanager
-def _generators_put_back():
-    """In the training process (workers=0) dropout must not be reseeded by each image.
-
-    A worker process draws for images only.
-    """
-    if get_worker_info() is not None:
-        yield
-        return
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        for put_back, state in zip((random.setstate, np.random.set_state, torch.set_rng_state),
-                                   states):
-            put_back(state)

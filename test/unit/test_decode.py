@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mobilenetv3 import data, device
-from mobilenetv3.data import decode, transforms
+from mobilenetv3.data import decode, imagefile, transforms
 from mobilenetv3.data.sources import Files, Source
 
 needs_simplejpeg = pytest.mark.skipif(not decode.is_available(), reason="needs simplejpeg")
@@ -85,14 +85,15 @@ def test_large_photographs_are_scaled_while_they_are_decoded(tmp_path, monkeypat
     samples = write(tmp_path, *(jpeg(*size, quality=90) for size in sizes))
     exact, fast = pair(samples, data.train_transform(64))
     decoded = []
-    whole = decode.simplejpeg.decode_jpeg
+    whole = decode._pixels
 
-    def noted(*args, **options):
-        decoded.append(whole(*args, **options))
+    def noted(*args):
+        decoded.append(whole(*args))
         return decoded[-1]
 
-    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", noted)
+    monkeypatch.setattr(decode, "_pixels", noted)
     assert np.mean(differences(exact, fast)) < SCALED
+    assert len(decoded) == 6  # of two photographs in three epochs
     # A crop of 8 % of the area, the least there is, still has 4 pixels for each of the result's.
     assert all(pixels.shape[1] <= 601 for pixels in decoded)
 
@@ -243,3 +244,42 @@ def test_images_larger_than_the_memory_kept_for_them_are_decoded(monkeypatch):
     kept = transforms.to_array(decode.crop(content, box, 200))
     monkeypatch.setattr(decode, "SCRATCH", 1000)
     assert np.array_equal(transforms.to_array(decode.crop(content, box, 200)), kept)
+
+
+def broken(content):
+    """A JPEG whose header is fine, and of which no pixel can be decoded."""
+    frame = imagefile.jpeg_frame(content)
+    return content[: frame.scan + 12] + b"\xff\xd9"
+
+
+@needs_simplejpeg
+@pytest.mark.parametrize("form", ["4:2:0", "4:4:4", "grey", "progressive"])
+def test_a_jpeg_that_cannot_be_decoded_is_not_the_image_before_it(form):
+    """simplejpeg, when not strict, returns what the memory held, and no error."""
+    box, content = decode.Box(0, 0, 300, 400), jpeg(**FORMS[form])
+    decode.crop(jpeg(seed=1), box, 100)
+    table = content.index(b"\xff\xc4")  # the first Huffman table, made one that cannot be
+    for damaged in (broken(content), content[: table + 5] + b"\xff" * 16 + content[table + 21 :]):
+        with pytest.raises(decode.Refused):
+            decode.crop(damaged, box, 100)
+
+
+@needs_simplejpeg
+def test_rows_that_are_missing_in_the_crop_are_not_taken_for_rows_that_are_left_out(tmp_path):
+    content = jpeg(400, 300, quality=95)
+    cut = content[: len(content) // 2] + b"\xff\xd9"
+    top, whole = decode.Box(0, 0, 100, 100), decode.Box(0, 0, 300, 400)
+    assert np.array_equal(transforms.to_array(decode.crop(cut, top, 64)),
+                          transforms.to_array(decode.crop(content, top, 64)))
+    with pytest.raises(decode.Refused):
+        decode.crop(cut, whole, 64)
+
+
+@needs_simplejpeg
+def test_restart_markers_among_rows_that_are_left_out_are_no_damage():
+    content = jpeg(restart_marker_blocks=3)
+    if b"\xff\xd0" not in content:
+        pytest.skip("this Pillow writes no restart markers")
+    box = decode.Box(20, 30, 100, 200)
+    assert np.array_equal(transforms.to_array(decode.crop(content, box, 64)),
+                          transforms.to_array(decode.crop(jpeg(), box, 64)))
