@@ -71,6 +71,21 @@ class Device(NamedTuple):
         """
         return self.type != "npu"
 
+    def is_faster_in_nhwc(self, is_half: bool) -> bool:
+        """Whether these models are faster with images and weights in NHWC order, by measurement.
+
+        Args:
+            is_half: convolutions compute in half precision, for which cards have NHWC kernels.
+        """
+        if self.module is None:
+            return TORCH_VERSION >= (2, 0)  # in 1.8 neither order is
+        return self.is_builtin and is_half
+
+    def tune(self) -> None:
+        """Try convolution kernels out and keep the fastest; for inputs of one size."""
+        if self.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+
     @property
     def has_inf_nan(self) -> bool:
         """Whether float16 overflow makes inf and NaN; Ascend 910A and 310P saturate at 65504."""

@@ -1,13 +1,17 @@
 """Optimizer, learning-rate schedule and EMA: timm's, with the arguments train.py takes."""
+import copy
 import math
 from typing import Any, Dict, List, Optional, Sequence
 
+import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV2
 from torch import nn
 from torch.optim import Optimizer
+
+from mobilenetv3.device import Device
 
 # Name -> its plain twin, torch_npu's class, and what timm gives the twin besides.
 FUSED = {
@@ -57,6 +61,49 @@ def create_optimizer(model: nn.Module, name: str, lr: float, momentum: float, we
     return create_optimizer_v2(
         groups, opt=name, lr=lr, momentum=momentum, weight_decay=weight_decay, **optional
     )
+
+
+FORMS = ("auto", "plain")
+
+
+def set_form(optimizer: Optimizer, form: str, device: Device) -> None:
+    """Choose how an optimizer goes over its parameters: all in a few kernels, or one by one.
+
+    Both compute the same but for the last digit. A checkpoint's choice gives way to this one,
+    because it may have been made for another device or version.
+
+    Args:
+        form: "auto" takes for SGD the fused form where PyTorch has one for the device, and leaves
+            others as PyTorch and timm have them (`foreach` on cards they know, else one by one);
+            "plain" is one by one.
+    """
+    _set_form(optimizer, form, device)
+    if hasattr(optimizer, "register_load_state_dict_post_hook"):
+        optimizer.register_load_state_dict_post_hook(
+            lambda loaded: _set_form(loaded, form, device)
+        )
+
+
+def _set_form(optimizer: Optimizer, form: str, device: Device) -> None:
+    fused = form == "auto" and type(optimizer) is torch.optim.SGD and _fuses(device)
+    for group in optimizer.param_groups:
+        if "foreach" in group:
+            group["foreach"] = False if form == "plain" or fused else None
+        if "fused" in group:
+            group["fused"] = fused
+
+
+def _fuses(device: Device) -> bool:
+    """Whether PyTorch's fused SGD runs on a device: asked of PyTorch, as versions differ."""
+    if not device.is_builtin:
+        return False  # PyTorch takes the form for any device from outside, whether it has it or not
+    weight = torch.zeros(1, device=device.torch_device, requires_grad=True)
+    weight.grad = torch.zeros_like(weight)
+    try:
+        torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True).step()
+    except (TypeError, RuntimeError):  # a version without it
+        return False
+    return True
 
 
 def param_groups(model: nn.Module, weight_decay: float, filter_bias_and_bn: bool,
@@ -147,9 +194,35 @@ class NoEma:
 
 
 class Ema:
-    """Exponential moving average of weights and BatchNorm statistics (timm's ModelEmaV2).
+    """Exponential moving average of weights and BatchNorm statistics.
 
     `module` is the averaged copy of the model, in eval mode.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.module = decay, copy.deepcopy(model).eval()
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model; call after each optimizer update."""
+        averages, latest = [], []
+        for average, value in zip(self.module.state_dict().values(), model.state_dict().values()):
+            if average.is_floating_point():
+                averages.append(average)
+                latest.append(value)
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, latest, 1.0 - self.decay)
+
+    def state_dict(self) -> dict:
+        """The averaged model's state."""
+        return self.module.state_dict()
+
+
+class PlainEma(Ema):
+    """timm's ModelEmaV2: the same tensor by tensor, in several kernels each.
+
+    It also averages BatchNorm's count of batches, which enters no formula here.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -160,11 +233,11 @@ class Ema:
         """Move the average towards the model; call after each optimizer update."""
         self._timm.update(model)
 
-    def state_dict(self) -> dict:
-        """The averaged model's state."""
-        return self.module.state_dict()
 
-
-def create_ema(model: nn.Module, enabled: bool, decay: float):
-    """`Ema`, or the object that does nothing."""
-    return Ema(model, decay) if enabled else NoEma()
+def create_ema(model: nn.Module, enabled: bool, decay: float, form: str = "auto"):
+    """The average, or the object that does nothing. `form` is as in `set_form`."""
+    if not enabled:
+        return NoEma()
+    # Versions before 2.0 have no such kernel.
+    is_plain = form == "plain" or not hasattr(torch, "_foreach_lerp_")
+    return PlainEma(model, decay) if is_plain else Ema(model, decay)

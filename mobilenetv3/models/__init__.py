@@ -11,7 +11,9 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 from torch import nn
 
+from .backward import set_fast_backward
 from .features import MobileNetFeatures
+from .fuse import fuse_conv_bn
 from .layers import PAD_TYPES, set_fused_activations
 from .lraspp import BACKBONES, LRASPP
 from .mobilenet import FAMILIES, MobileNet, MobileNetV2, MobileNetV3_Large, MobileNetV3_Small
@@ -35,9 +37,11 @@ __all__ = [
     "aliases_of",
     "canonical_name",
     "create_model",
+    "fuse_conv_bn",
     "list_models",
     "load_timm_weights",
     "resolve_name",
+    "set_fast_backward",
     "set_fused_activations",
 ]
 

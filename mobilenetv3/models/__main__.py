@@ -3,15 +3,17 @@
     python -m mobilenetv3.models
     python -m mobilenetv3.models small --img-size 160
 """
-import argparse
 import fnmatch
 import sys
 from typing import List, Optional
+
+from mobilenetv3.arguments import Number, PlainParser
 
 from . import create_model
 from .counts import count_macs, count_params
 from .names import MODELS, TORCHVISION_WIDTH_ALIASES, aliases_of, near_names
 
+IMG_SIZE = Number(int, "an integer from 1 to 2048", lambda n: 1 <= n <= 2048)
 HEADER = "| name | params (M) | MACs (M) | input | also called |\n|---|---:|---:|---|---|"
 
 
@@ -33,18 +35,16 @@ def row(name: str, img_size: int) -> str:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = PlainParser(
         prog="python -m mobilenetv3.models", description=__doc__.split("\n")[0]
     )
     parser.add_argument(
         "filter", nargs="?", default="*", help="part of a name, or a pattern such as '*small*'"
     )
     parser.add_argument(
-        "--img-size", type=int, default=224, metavar="PIXELS", help="side of the image (224)"
+        "--img-size", type=IMG_SIZE, default=224, metavar="PIXELS", help="side of the image (224)"
     )
     args = parser.parse_args(argv)
-    if args.img_size < 1:
-        parser.error(f"--img-size is {args.img_size}, expected 1 or more.")
     names = select(args.filter)
     if not names:
         parser.error(f"no model matches {args.filter!r}; {near_names(args.filter)}")

@@ -9,7 +9,7 @@ from .arch import ARCHS, DILATION_RULES, OUTPUT_STRIDES, Plan, dilate, plan, tap
 from .blocks import BLOCKS, Norm
 from .extract import ExtractFeat
 from .features import FeatureInfo
-from .layers import ACTIVATIONS, PAD_TYPES, conv2d
+from .layers import ACTIVATIONS, PAD_TYPES, GlobalAvgPool, conv2d
 from .names import name_of
 from .tables import WIDTH_RULES
 
@@ -148,7 +148,7 @@ class MobileNet(ExtractFeat, nn.Module):
 
     def _make_classifier(self) -> None:
         pooled = self.config["global_pool"] == "avg"
-        self.global_pool = nn.AdaptiveAvgPool2d(1) if pooled else nn.Identity()
+        self.global_pool = GlobalAvgPool() if pooled else nn.Identity()
         self.flatten = nn.Flatten(1) if pooled else nn.Identity()
         self.classifier: nn.Module = nn.Identity()
         if self.num_classes:

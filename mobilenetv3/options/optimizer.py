@@ -22,6 +22,9 @@ def optimizer(parser):
              "with momentum; or rmsprop, rmsproptf, adam, adamw, lamb, lambc; npufusedsgd (without "
              "Nesterov), npufusedrmsprop and npufusedrmsproptf are torch_npu's, and where it is "
              "missing their plain twins")
+    add("--optimizer_form", type=Choice("auto", "plain"), default="auto",
+        help="auto updates all weights, and the moving average, in as few kernels as PyTorch has "
+             "for it; plain one by one, which gives the same but for the last digit")
     add("--lr", "--learning_rate", type=POSITIVE, default=0.1,
         help="learning rate, for the batch size as given")
     add("--scale_lr", metavar="IMAGES", type=POSITIVE_INT,

@@ -75,7 +75,7 @@ def test_a_filter_matches_names_and_aliases(capsys):
     [
         (["mobilnetv3_smal"], "mobilenetv3_small"),
         (["resnet"], "mobilenetv2_100"),
-        (["--img-size", "0"], "1 or more"),
+        (["--img-size", "0"], "from 1 to 2048"),
     ],
 )
 def test_a_useless_argument_is_an_error_with_status_2(argv, told, capsys):

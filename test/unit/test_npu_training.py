@@ -59,6 +59,7 @@ def train(kind, opt="sgd", level="O0", dtype="float16", channels_last=False, ste
     device = devices.select(kind)
     seed_epoch(device, 3, 0, 0)  # the first weights are drawn on the CPU
     models.set_fused_activations(False)
+    models.set_fast_backward(False)  # on the CPU it sums in another order
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = models.create_model(
         "mobilenetv3_small_050", num_classes=10, drop_path_rate=0.2)
@@ -75,8 +76,9 @@ def train(kind, opt="sgd", level="O0", dtype="float16", channels_last=False, ste
     seed_epoch(device, 3, 1, 0)
     criterion = optim.create_criterion(0.1, soft_targets="mixup" in options)
     engine.train_one_epoch(
-        model, loader, criterion, optimizer, precision, optim.Schedule(optimizer, "step", 5, steps),
-        average, metrics.Clock(0), 0, engine.Loop(print_freq=1000, log=lambda line: None),
+        model, iter(loader), criterion, optimizer, precision,
+        optim.Schedule(optimizer, "step", 5, steps), average, metrics.Clock(0),
+        engine.Progress(0, steps), engine.Loop(print_freq=1000, log=lambda line: None),
     )
     return precision.model_state(model), optimizer.state_dict(), getattr(loader, "counts", [])
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from mobilenetv3 import optim
+from mobilenetv3 import device, optim
 
 LR = 0.064
 
@@ -149,3 +149,53 @@ def test_torch_npus_optimizers_are_their_plain_twins_where_there_is_no_npu(name,
     assert shown[0] == shown[1]
     assert twin in optim.fused_note(name, None)
     assert optim.fused_note(twin, None) == ""
+
+
+def updated(name, form, steps=5):
+    """Weights and optimizer after a few updates of uneven gradients."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.BatchNorm1d(5),
+                                torch.nn.Linear(5, 3))
+    made = optim.create_optimizer(model, name, 0.1, 0.9, 1e-2)
+    optim.set_form(made, form, device.select("cpu"))
+    for step in range(steps):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.sin(parameter.detach() * 3 + number + step)
+        made.step()
+    return model, made
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "rmsproptf", "adamw", "lamb"])
+def test_every_form_of_an_optimizer_gives_the_same_weights(name):
+    plain, _ = updated(name, "plain")
+    for ours, theirs in zip(updated(name, "auto")[0].parameters(), plain.parameters()):
+        assert (ours - theirs).abs().max() <= 2e-6  # five roundings of weights of about 1
+
+
+def test_a_resumed_optimizer_keeps_the_form_of_its_own_device_and_not_the_checkpoints():
+    _, made = updated("sgd", "auto")
+    state = copy.deepcopy(made.state_dict())
+    model, resumed = updated("sgd", "plain", steps=0)
+    if not hasattr(resumed, "register_load_state_dict_post_hook"):
+        pytest.skip("this PyTorch has no forms to choose between that a checkpoint could carry")
+    resumed.load_state_dict(state)
+    assert not resumed.param_groups[0]["fused"]
+    assert resumed.param_groups[0]["momentum"] == 0.9
+    resumed.load_state_dict(dict(state, param_groups=[dict(state["param_groups"][0], lr=0.5)]))
+    assert resumed.param_groups[0]["lr"] == 0.5  # all else is the checkpoint's
+
+
+def test_both_forms_of_the_average_agree():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    averages = [optim.create_ema(model, True, 0.9, form) for form in ("auto", "plain")]
+    for _ in range(10):
+        for parameter in model.parameters():
+            parameter.data += torch.randn_like(parameter)
+        for average in averages:
+            average.update(model)
+    auto, plain = (average.state_dict() for average in averages)
+    assert list(auto) == list(plain)
+    for name, value in auto.items():
+        if value.is_floating_point():
+            assert (value - plain[name]).abs().max() <= 2e-6, name  # ten roundings

@@ -1,0 +1,78 @@
+"""--profile: phases, trace and summary; nothing where it is off."""
+import contextlib
+import gzip
+import json
+import time
+
+import torch
+
+from mobilenetv3 import device, engine, profiling
+
+CPU = device.select("cpu")
+
+
+def steps(profile, count):
+    layer = torch.nn.Linear(64, 64)
+    for _ in range(count):
+        with profile.phase("data wait"):
+            time.sleep(0.02)
+        with profile.phase("forward"):
+            loss = layer(torch.randn(8, 64)).sum()
+        with profile.phase("backward"):
+            loss.backward()
+        with profile.phase("optimizer"):
+            layer.zero_grad()
+        profile.step()
+
+
+def test_a_profile_has_a_trace_and_says_where_the_time_went(tmp_path):
+    lines = []
+    profile = profiling.Profile(CPU, tmp_path, 3, lines.append, warmup=2)
+    steps(profile, 8)
+    summary = (tmp_path / "profile" / "summary.txt").read_text()
+    assert "profile of 3 steps" in summary
+    shown = {line[:20].strip(): line[20:].split() for line in summary.splitlines()}
+    # The wait is most of a step here, and cannot be shorter than asked for.
+    assert float(shown["data wait"][0]) >= 20.0
+    assert float(shown["data wait"][1].rstrip("%")) > 50
+    parts = [float(shown[name][0]) for name in (*profiling.PHASES, "other")]
+    assert abs(sum(parts) - float(shown["whole step"][0])) < 0.05  # five roundings to 0.01 ms
+    assert "addmm" in summary
+    assert any("profile of 3 steps" in line for line in lines)
+    with gzip.open(str(tmp_path / "profile" / "rank0.json.gz")) as file:
+        names = {event.get("name") for event in json.load(file)["traceEvents"]}
+    assert {f"step: {name}" for name in profiling.PHASES} <= names
+
+
+def test_a_run_that_ends_early_writes_what_there_is(tmp_path):
+    lines = []
+    profile = profiling.Profile(CPU, tmp_path, 100, lines.append, warmup=1)
+    steps(profile, 3)
+    profile.close()
+    profile.close()
+    assert "profile of 2 steps" in (tmp_path / "profile" / "summary.txt").read_text()
+    assert sum("summary.txt" in line for line in lines) == 1
+
+
+def test_a_run_without_the_steps_to_watch_says_so(tmp_path):
+    lines = []
+    profile = profiling.Profile(CPU, tmp_path, 3, lines.append, warmup=5)
+    steps(profile, 2)
+    profile.close()
+    assert len(lines) == 1
+    assert "over before" in lines[0]
+    assert not (tmp_path / "profile").exists()
+
+
+def test_an_exchange_between_ranks_is_communication():
+    names = ["nccl:all_reduce", "gloo:all_reduce", "c10d::allreduce_", "hcom_allReduce__1",
+             "ncclDevKernel_AllReduce_Sum_f32_RING_LL"]
+    assert all(profiling._is_exchange(name) for name in names)
+    assert not any(profiling._is_exchange(name) for name in ("aten::conv2d", "aten::sum"))
+
+
+def test_an_engine_that_is_not_watched_enters_nothing():
+    off = engine.Unprofiled()
+    assert isinstance(off.phase("forward"), contextlib.nullcontext)
+    assert off.phase("forward") is off.phase("backward")
+    assert off.step() is None
