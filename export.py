@@ -14,6 +14,7 @@ from pathlib import Path
 from mobilenetv3 import entry
 from mobilenetv3.options.data import PREPARE
 from mobilenetv3.options.export import parse_export
+from mobilenetv3.text import printable
 
 CHECK_IMAGES = 64
 """Images that are compared, at most."""
@@ -46,7 +47,8 @@ def main(cfg):
     print(f"=> {told} ({same.allowed(cfg.tolerance):.2g} passes); the best class is the same for "
           f"{same.same_class} of {same.images}")
     files.write_atomically(output, lambda file: file.write(exported.content))
-    print(f"=> {cfg.format} file of {len(exported.content) / 1e6:.1f} MB: {output.resolve()}")
+    print(f"=> {cfg.format} file of {len(exported.content) / 1e6:.1f} MB: "
+          f"{printable(output.resolve())}")
     if cfg.format == "onnx":
         to_ascend(cfg, prepare, output, aipp, offline, runs_atc)
 
@@ -67,7 +69,7 @@ def load(cfg):
     if arch.startswith("lraspp_"):
         raise ValueError(f"{source} holds a {arch}, which segments; export.py writes classifiers")
     for note in model.notes:
-        print(f"=> {note}")
+        print(f"=> {printable(note)}")
     return source, model
 
 
@@ -158,7 +160,7 @@ def to_ascend(cfg, prepare, output, aipp, offline, runs_atc):
     if has_aipp:
         text = atc.aipp_config(size, prepare.mean, prepare.std)
         files.write_atomically(aipp, lambda file: file.write(text.encode("ascii")))
-        print(f"=> AIPP: {aipp.resolve()}\n{text}=> with it the NPU takes uint8 images "
+        print(f"=> AIPP: {printable(aipp.resolve())}\n{text}=> with it the NPU takes uint8 images "
               "(N, H, W, C) and normalises them; without --insert_op_conf it takes what the ONNX "
               "file takes")
     words = atc.command(
@@ -168,7 +170,7 @@ def to_ascend(cfg, prepare, output, aipp, offline, runs_atc):
     print(atc.shown(words), flush=True)
     if runs_atc:
         atc.run(words)
-        print(f"=> offline model: {offline.resolve()}")
+        print(f"=> offline model: {printable(offline.resolve())}")
     elif not cfg.skip_atc:
         print("=> atc is not on PATH: run this line where CANN is installed")
 

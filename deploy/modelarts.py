@@ -7,10 +7,11 @@ be a folder that all of them see.
 
 ModelArts says through VC_WORKER_HOSTS, VC_TASK_INDEX, MA_NUM_HOSTS and MA_NUM_GPUS which nodes
 there are. Its Ascend engine starts this file once a card; only the start for the first card of a
-node does anything, because the harness starts the other ranks.
+node does anything, because the harness starts the other ranks. A job that ModelArts ends saves a
+checkpoint first, and --resume=auto goes on from it.
 """
 import os
-import subprocess
+import shlex
 import sys
 
 HARNESS = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "test")
@@ -42,11 +43,12 @@ def main():
         return 0
     given = [renamed(argument) for argument in sys.argv[1:]]
     command = ["bash", os.path.join(HARNESS, "train_full_16p.sh"), *place(os.environ), *given]
-    print("+", *command, flush=True)
+    print("+", *map(shlex.quote, command), flush=True)
     # What the engine sets is about one rank of its own way of starting.
     env = {name: value for name, value in os.environ.items()
            if name not in ("ASCEND_DEVICE_ID", "RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE")}
-    return subprocess.call(command, env=env)
+    # In the place of this process, so that the SIGTERM before a job's end reaches the harness.
+    os.execvpe(command[0], command, env)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,18 @@ import re
 import shutil
 from typing import Any, Callable, Dict, FrozenSet, Sequence
 
+from mobilenetv3.text import printable
+
+_MOST = 1000  # characters of an error's message; an argument may have 131,072
+
 
 def _refuse(expected: str, value: Any) -> None:
     is_json = value is None or isinstance(value, (bool, int, float, list, dict))
-    shown = json.dumps(value, default=str) if is_json else repr(value)
-    raise argparse.ArgumentTypeError(f"expected {expected}, got {shown}")
+    try:
+        shown = json.dumps(value, default=str) if is_json else repr(value)
+    except (TypeError, ValueError):  # a key that JSON has not, or an int of thousands of digits
+        shown = f"a {type(value).__name__}"
+    raise argparse.ArgumentTypeError(f"expected {expected}, got {printable(shown, _MOST)}")
 
 
 class Text:
@@ -108,9 +115,11 @@ class Number:
     def _checked(self, value: Any):
         try:
             number = self.kind(value)
+            # Whatever takes a whole number takes one of 64 bits, and Python's may have any size.
+            usable = abs(number) < 2 ** 63 if self.kind is int else math.isfinite(number)
         except (ValueError, OverflowError):
-            number = math.nan
-        if not math.isfinite(number) or not self.is_allowed(number):
+            usable = False
+        if not usable or not self.is_allowed(number):
             _refuse(self.expected, value)
         return number
 
@@ -128,10 +137,11 @@ TEXT, PATH, PATH_OR_FLAG = Text(), Path(), PathOrFlag()
 class Flag(argparse.Action):
     """A switch: `--name` or `--name=true`, and `--no_name` or `--name=false` to take it back."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str,
+                 default: bool = False):
         self.off = [_off(option) for option in option_strings if option.startswith("--")]
         super().__init__(
-            [*option_strings, *self.off], dest, nargs=0, default=False, type=Boolean(), help=help
+            [*option_strings, *self.off], dest, nargs=0, default=default, type=Boolean(), help=help
         )
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -184,6 +194,13 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.MetavarTypeHe
         # A default stays on one line.
         kept = re.sub(r"\(default: [^()]{,24}\)$", lambda m: m.group().replace(" ", "\xa0"), text)
         return [line.replace("\xa0", " ") for line in super()._split_lines(kept, width)]
+
+
+class PlainParser(argparse.ArgumentParser):
+    """argparse's, with errors that only show what was typed; for commands of few options."""
+
+    def error(self, message: str) -> None:
+        super().error(printable(message, 2 * _MOST))
 
 
 class Parser(argparse.ArgumentParser):
@@ -256,7 +273,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         # argparse names all spellings of an option; its first is the one that --help leads with.
-        super().error(re.sub(r"^argument (--\w+)[^:]*: ", r"\1: ", message))
+        message = re.sub(r"^argument (--\w+)[^:]*: ", r"\1: ", message)
+        super().error(printable(message, 2 * _MOST))
 
     def _normal(self, word: str) -> str:
         """A long option as it is registered; any other word as it is."""

@@ -11,6 +11,7 @@ import torch
 
 from mobilenetv3 import dist, metrics
 from mobilenetv3.files import PathLike, write_atomically
+from mobilenetv3.text import cell
 
 FILES = ("per_class.csv", "confusion.csv", "confusion.png")
 MANY = 40
@@ -95,7 +96,10 @@ def write(folder: Path, counts: torch.Tensor, names: Sequence[str], title: str) 
 
 
 def write_scores(path: PathLike, scores: Sequence[ClassScore], names: Sequence[str]) -> None:
-    """One line a class: number, name, images, correct, Top-1 in per cent, most frequent mistake."""
+    """One line a class: number, name, images, correct, Top-1 in per cent, most frequent mistake.
+
+    A name that a spreadsheet would compute stands behind an apostrophe.
+    """
     rows = [("index", "class", "images", "correct", "top1", "taken_for", "times")]
     for score in scores:
         top1 = "" if score.acc1 is None else f"{score.acc1:.3f}"
@@ -114,7 +118,8 @@ def write_counts(path: PathLike, counts: torch.Tensor, names: Sequence[str]) -> 
 
 def _write_csv(path: PathLike, rows: Sequence[Tuple]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(
+        [cell(item) if isinstance(item, str) else item for item in row] for row in rows)
     content = text.getvalue().encode("utf-8", "surrogateescape")
     write_atomically(path, lambda file: file.write(content))
 

@@ -28,7 +28,7 @@ class _Template:
             if name is None:
                 continue
             self.types[name] = str if not spec else int if spec == "d" else float
-            body = {str: ".*", int: r"-?\d+", float: _NUMBER}[self.types[name]]
+            body = {str: ".*", int: r"-?\d{1,18}", float: _NUMBER}[self.types[name]]
             pattern += f"(?P<{name}>{body})"
         self.regex = re.compile(pattern)
 
@@ -168,9 +168,11 @@ Record = Union[TrainLine, TestLine, Accuracy, Throughput, Run, Best]
 def _parse_run(line: str) -> Optional[Run]:
     try:
         fields = json.loads(line[len(_RUN_PREFIX) :])
-        return Run(**{name: fields[name] for name in Run._fields})
-    except (ValueError, KeyError, TypeError):
+        run = Run(**{name: fields[name] for name in Run._fields})
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    fits = all(type(value) is kind for value, kind in zip(run, Run.__annotations__.values()))
+    return run if fits and max(run.ranks, run.batch_size, run.epochs) < 10 ** 18 else None
 
 
 def _parse_best(line: str) -> Optional[Best]:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Iterable, List, Optional, Tuple
 
 from mobilenetv3 import logfmt
+from mobilenetv3.arguments import COUNT, PlainParser
+from mobilenetv3.text import printable
 
 # Ascend ModelZoo's names of its own two networks; every other model goes by its own name.
 NETWORKS = {
@@ -122,7 +124,9 @@ def _epochs(log: Log) -> str:
 
 
 def _cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|") or "-"
+    # A name from a log or of a folder: in Markdown neither a column of its own, nor HTML.
+    shown = printable(" ".join(str(text).split()))
+    return re.sub(r"([\\|`\[\]]|<(?=\S))", r"\\\1", shown) or "-"
 
 
 def case_name(run: logfmt.Run, kind: str) -> str:
@@ -194,7 +198,7 @@ def write_case(log: Log, kind: str, seconds: int) -> None:
 
 
 def _arguments(argv: Optional[List[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = PlainParser(
         prog="python -m mobilenetv3.report",
         description="Print the result table of training runs, in Markdown.",
     )
@@ -203,7 +207,7 @@ def _arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("--case", choices=("acc", "perf", "eval"),
                         help="instead of the table: write the ModelZoo result files of one run "
                         "beside its log and print its final result")
-    parser.add_argument("--seconds", type=int, default=0, metavar="N",
+    parser.add_argument("--seconds", type=COUNT, default=0, metavar="N",
                         help="with --case: how long the run took from end to end")
     arguments = parser.parse_args(argv)
     if arguments.case and len(arguments.runs) > 1:
@@ -222,13 +226,13 @@ def main(argv: Optional[List[str]] = None) -> int:
             print(final_result(logs[0], arguments.case, arguments.seconds))
             return 0
     except (OSError, ValueError) as error:
-        print(f"[Error] {error}", file=sys.stderr)
+        print(f"[Error] {printable(error)}", file=sys.stderr)
         return 1
     # The folders of ranks 1 to 7 hold logs without a result; `test/output/*` names them as well.
     filled = [log for log in logs if log.run or log.losses or log.acc1 is not None]
     for log in logs:
         if log not in filled:
-            print(f"note: nothing to report in {log.path}", file=sys.stderr)
+            print(f"note: nothing to report in {printable(log.path)}", file=sys.stderr)
     if filled:
         print(table(filled))
     return 0 if filled else 1

@@ -15,6 +15,7 @@ import torchvision
 
 import mobilenetv3
 from mobilenetv3.files import PathLike, write_atomically
+from mobilenetv3.text import printable
 
 
 def about(device: torch.device) -> Dict[str, Any]:
@@ -45,7 +46,7 @@ def device_name(device: torch.device) -> str:
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> List[str]:
     """The lines of a table; its first columns hold texts, so many, and the others numbers."""
     marks = ["---"] * texts + ["---:"] * (len(head) - texts)
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in (head, marks, *cells)]
 
 

@@ -10,11 +10,12 @@ caller=$PWD
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 output_root=$root/test/output
 
-say() { printf '%s\n' "$*"; }
+# say WORDS...: one line; names among the words cannot command the terminal.
+say() { printf '%s\n' "${*//[[:cntrl:]]/?}"; }
 
 # die STATUS WORDS...: the last line of a script that failed.
 die() {
-    printf '[Error] %s\n' "${*:2}" >&2
+    printf '[Error] %s\n' "$(say "${@:2}")" >&2
     exit "$1"
 }
 

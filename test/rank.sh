@@ -27,7 +27,7 @@ end_child() {
     done
     kill -KILL -- "-$child" 2>/dev/null
 }
-for name in HUP INT TERM; do
+for name in HUP INT TERM USR1; do
     # shellcheck disable=SC2064 # the name of now is meant
     trap "forward $name" "$name"
 done

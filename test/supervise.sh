@@ -12,7 +12,11 @@
 
 stop_seconds=${MNV3_STOP_SECONDS:-10}           # from the wish to end to SIGKILL, after a failure
 interrupt_seconds=${MNV3_INTERRUPT_SECONDS:-60} # the same after a signal: time for a checkpoint
+# Besides Ctrl-C and a closed terminal: what clusters send before they end a job. The ranks get them
+# from here: of torch's launchers that of 1.8 kills its ranks at any signal, and torchrun dies of USR1.
+signals=(HUP INT TERM USR1)
 interrupted=""
+interrupted_at=0 # centiseconds
 launcher=""
 restart=0 # how often torchrun has started the ranks again
 
@@ -23,11 +27,11 @@ supervise() {
     start_state
     mkfifo -- "$state/live"
     exec 9<>"$state/live" # or the pipe ends with the first rank 0, and there may be more of them
-    for name in HUP INT TERM; do
+    for name in "${signals[@]}"; do
         # shellcheck disable=SC2064 # the name of now is meant
         trap "interrupt $name" "$name"
     done
-    # Ctrl-C reaches the foreground process group, that is this script alone; it passes it on.
+    # Ctrl-C reaches the foreground process group, that is this script alone; it passes it on, once.
     set -m
     (trap '' PIPE && exec tee -a -- "$log" <"$state/live" 9>&-) &
     display=$!
@@ -43,7 +47,7 @@ supervise() {
     fi
     drain "$display"
     conclude "$status"
-    trap - HUP INT TERM
+    trap - "${signals[@]}"
 }
 
 start_state() {
@@ -106,16 +110,25 @@ pause() {
     wait "$!" || true # a signal is dealt with at once, not after the sleep
 }
 
-# interrupt NAME: the first signal asks the ranks to end, the second makes them.
+# interrupt NAME: the first signal asks the ranks to end, the second makes them. One wish may come
+# twice: `timeout` signals its child and then the child's group, a closing terminal the foreground
+# group after the shell has done so.
 interrupt() {
     if [[ -z $interrupted ]]; then
-        interrupted=$1
+        interrupted=$1 interrupted_at=$(centiseconds)
         say "SIG$1: stopping the run; once more stops it at once" >&2
         stop_ranks "$1" "$interrupt_seconds"
-    else
+    elif [[ $1 != HUP ]] && (($(centiseconds) - interrupted_at > 30)); then
         deadline=$SECONDS
         kill_ranks
     fi
+}
+
+# centiseconds: on a clock that nobody sets.
+centiseconds() {
+    local up=$SECONDS.00
+    read -r up _ 2>/dev/null </proc/uptime || true
+    printf '%s' "$((10#${up/./}))"
 }
 
 # stop_ranks SIGNAL SECONDS: ask all ranks to end, and give them that long.
@@ -181,6 +194,8 @@ conclude() {
         fi
         if ((world == 1)); then
             die "$status" "the run $(describe "$status"); log: $log"
+        elif is_interrupt "$status"; then # all of them ended their step, and saved
+            die "$status" "the run $(describe "$status"), which reached rank $rank; its log: $log"
         fi
         ((card == cards[0])) || { # that one was shown as it ran
             printf '\n---- last lines of rank %s ----\n' "$rank"
@@ -206,9 +221,20 @@ first_failure() {
     grep -m 1 -E '^[0-9]+ (132|135|136|137|139) ' -- "$file" || head -n 1 -- "$file"
 }
 
+# is_interrupt STATUS: of a rank that was asked to end, by another than this script.
+is_interrupt() {
+    local name
+    for name in "${signals[@]}"; do
+        (($1 != 128 + $(kill -l "$name"))) || return 0
+    done
+    return 1
+}
+
 # describe STATUS
 describe() {
-    if (($1 == 137)); then
+    if is_interrupt "$1"; then
+        printf 'was interrupted by SIG%s' "$(kill -l $(($1 - 128)))"
+    elif (($1 == 137)); then
         printf 'was killed by SIGKILL (if nobody did, memory ran out)'
     elif (($1 > 128)) && kill -l $(($1 - 128)) >/dev/null 2>&1; then
         printf 'was ended by SIG%s' "$(kill -l $(($1 - 128)))"

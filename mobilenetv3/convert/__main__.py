@@ -14,15 +14,17 @@ import sys
 from typing import List, Optional, Sequence
 
 from mobilenetv3 import convert, entry
+from mobilenetv3.arguments import POSITIVE, PlainParser
 from mobilenetv3.models import PAD_TYPES
 from mobilenetv3.models.counts import count_params
+from mobilenetv3.text import printable
 
 from .weights import width_of
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
+    found = PlainParser(
         prog="python -m mobilenetv3.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "tf_mobilenetv3_* look like mobilenetv3_*",
     )
     found.add_argument(
-        "--bn-eps", type=float, metavar="X", help="epsilon of the batch norms, if it was changed"
+        "--bn-eps", type=POSITIVE, metavar="X", help="epsilon of the batch norms, if it was changed"
     )
     found.add_argument(
         "--pad-type", choices=PAD_TYPES,
@@ -78,17 +80,13 @@ def main(args: argparse.Namespace) -> None:
     given = {"bn_eps": args.bn_eps, "pad_type": args.pad_type}
     given = {name: value for name, value in given.items() if value is not None}
     weights = weights._replace(config={**weights.config, **given})
-    print("\n".join(report(weights, list(given))))
+    for line in report(weights, list(given)):
+        print(printable(line))
     if args.dst:
         lines = convert.save(weights, args.dst, to=args.to)
-        print(f"=> {args.dst} written" + (f" for {args.to}" if args.to else ""))
+        print(printable(f"=> {args.dst} written" + (f" for {args.to}" if args.to else "")))
         for line in lines:
-            print(f"=> {line}")
-
-
-def _plain(name: object) -> str:
-    """A name out of a file, without what would command the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(name))
+            print(printable(f"=> {line}"))
 
 
 def report(weights: convert.Weights, given: Sequence[str] = ()) -> List[str]:
@@ -102,7 +100,7 @@ def report(weights: convert.Weights, given: Sequence[str] = ()) -> List[str]:
     config, prepare = model.config, weights.prepare
     classes = str(config["num_classes"])
     if weights.classes:
-        classes += f" ({', '.join(map(_plain, weights.classes[:3]))}" + (
+        classes += f" ({', '.join(weights.classes[:3])}" + (
             ", ...)" if len(weights.classes) > 3 else ")")
     shown = {
         "family": weights.family,

@@ -8,6 +8,7 @@ from mobilenetv3 import checkpoint
 from mobilenetv3.files import PathLike
 from mobilenetv3.models.arch import ARCHS, plan
 from mobilenetv3.models.names import name_of, resolve_name, takes_any_width
+from mobilenetv3.text import printable
 
 from . import dli14, lraspp, mindcv, mmpretrain, own, timm, torchvision, xiaolai
 from .fit import fit
@@ -79,7 +80,8 @@ def read(path: PathLike, ema: Optional[bool] = None, arch: Optional[str] = None)
         if arch:
             _check_told(weights, arch)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
+        # It may name tensors, and those names are the file's.
+        raise ValueError(f"{path} cannot be used: {printable(error, 2000)}") from error
     return weights._replace(notes=[describe(weights), *weights.notes])
 
 

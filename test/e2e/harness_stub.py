@@ -57,7 +57,7 @@ class Tree:
             ignore=shutil.ignore_patterns("output", "unit", "e2e", "__pycache__"),
         )
         (self.root / "mobilenetv3").mkdir()
-        for name in ("__init__.py", "logfmt.py", "report.py"):
+        for name in ("__init__.py", "logfmt.py", "report.py", "text.py", "arguments.py"):
             shutil.copy(str(ROOT / "mobilenetv3" / name), str(self.root / "mobilenetv3"))
         for name in ("train.py", "validate.py"):
             (self.root / name).write_text(STUB)

@@ -121,7 +121,8 @@ def test_an_empty_file_gives_nothing(write, text):
      "constructor for the tag 'tag:yaml.org,2002:python/object:os.system'"),
     ("a: 1\n---\nb: 2", "line 2: not valid YAML: but found another document"),
     ("output: 2024-13-45", "line 1: not valid YAML: month must be in 1..12"),
-    ("lr: &x [*x]", "line 1: not valid YAML: found unconstructable recursive node"),
+    ("lr: &x [*x]", "line 1: expected the value of an option, got one that is too large or nested "
+     "without end"),
 ])
 def test_a_mistake_in_a_file_names_file_line_and_key(write, capsys, text, message):
     path = write(text)

@@ -151,7 +151,7 @@ METADATA = {"name": TEXT, "labels": {"*": TEXT}}
 POD = {
     "metadata": METADATA,
     "spec!": {"containers!": [CONTAINER], "volumes": [VOLUME], "restartPolicy": TEXT,
-              "nodeSelector": {"*": TEXT}},
+              "nodeSelector": {"*": TEXT}, "terminationGracePeriodSeconds": WHOLE},
 }
 POLICIES = [{"event!": TEXT, "action!": TEXT}]
 REPLICAS = {"replicas!": WHOLE, "restartPolicy!": TEXT, "template!": POD}
@@ -232,6 +232,13 @@ def test_the_schemas_find_what_is_wrong(name):
     assert any(problem.endswith(".image is missing") for problem in problems)
 
 
+@pytest.mark.parametrize("name, needed", [("pytorchjob.yaml", 30), ("volcano_ascend.yaml", 60)])
+def test_a_pod_has_more_time_to_end_than_its_launcher_gives_the_ranks(name, needed):
+    """Kubernetes' own 30 s would be over before torchrun or the harness has stopped waiting."""
+    for _, pod in pods(load(name)):
+        assert pod["terminationGracePeriodSeconds"] > needed
+
+
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_every_volume_that_is_mounted_exists(name):
     for _, pod in pods(load(name)):
@@ -306,6 +313,14 @@ def test_modelarts_tells_the_harness_its_place_and_data(modelarts):
     assert re.findall(r"^got (.*)$", done.stdout, re.M) == [
         "--nnodes=2", "--nproc=8", "--node_rank=1", "--master_addr=job-0.job",
         "--data_path=/in put", "--output", "/out", "--epochs=2", "RANK_ID="]
+
+
+def test_modelarts_signals_the_harness_itself(modelarts, tmp_path):
+    """A start file that waited for the harness would die alone of SIGTERM, and leave it running."""
+    (tmp_path / "test" / "train_full_16p.sh").write_text('echo "parent $PPID"\n')
+    done = modelarts("--data_path=/in put")
+    assert done.stdout.splitlines()[-1] == f"parent {os.getpid()}"
+    assert "'--data_path=/in put'" in done.stdout.splitlines()[0]  # as a shell would take it
 
 
 def test_modelarts_on_one_node_needs_no_addresses(modelarts):

@@ -50,6 +50,7 @@ def error_of(capsys, *argv, parser=options.train_parser):
     (["--data_dir=/d"], "data_path", "/d"),
     (["--num_parallel_workers=8"], "workers", 8),
     (["--ckpt_path=w.ckpt"], "ckpt_path", "w.ckpt"),
+    (["--keep_checkpoint_max=10"], "keep_last", 10),
     # timm's
     (["/d"], "data_path", "/d"),
     (["--initial-checkpoint", "w.pth"], "ckpt_path", "w.pth"),
@@ -57,6 +58,8 @@ def error_of(capsys, *argv, parser=options.train_parser):
     (["-vb", "32"], "val_batch_size", 32),
     (["--log-interval", "50"], "print_freq", 50),
     (["--loss-scale", "dynamic"], "loss_scale_value", "dynamic"),
+    (["--checkpoint-hist", "5"], "keep_last", 5),
+    (["--recovery-interval", "100"], "checkpoint_every", 100),
 ])
 def test_what_users_of_the_peers_type_is_understood(argv, name, value):
     assert getattr(parse(*argv), name) == value
@@ -172,11 +175,12 @@ def test_help_shows_defaults_where_there_are_any():
     assert "None" not in shown and "False" not in shown
 
 
-def test_every_flag_takes_no_value_and_defaults_to_off():
+def test_every_flag_takes_no_value_and_all_but_two_default_to_off():
     flags = [action for action in options.train_parser().names().values()
              if type(action).__name__ == "Flag"]
     assert len(flags) > 10
-    assert all(action.default is False for action in flags)
+    others = {action.dest: action.default for action in flags if action.default is not False}
+    assert others == {"pin_workers": True, "channels_last": None}  # None: what is faster
 
 
 @pytest.mark.parametrize("name", PARSERS)

@@ -1,10 +1,11 @@
 """Logs to numbers: the result table, and the result files and last lines of the shell harness."""
+import json
 import math
 import platform
 
 import pytest
 
-from mobilenetv3 import report
+from mobilenetv3 import logfmt, report
 from mobilenetv3.logfmt import Accuracy, Best, Run, TestLine, Throughput, TrainLine
 
 RUN = Run("mobilenetv3_large_100", "imagenet", "npu", 8, 1024, 3, "O2 float16", "1.11.0", 224, 10)
@@ -229,3 +230,27 @@ def test_a_case_is_about_one_run(capsys):
     with pytest.raises(SystemExit, match="2"):
         case("a.log", "acc", "b.log")
     assert "2 were named" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field, value", [
+    ("model", ["x"]), ("model", None), ("batch_size", "128"), ("batch_size", {}), ("epochs", None),
+    ("ranks", 10 ** 20), ("fps_warmup", True), ("epochs", 1.5),
+])
+def test_a_run_line_with_values_of_other_types_is_no_record_and_no_traceback(
+        tmp_path, capsys, field, value):
+    run = logfmt.Run("mobilenetv3_large_100", "demo", "cpu", 2, 128, 1, "O0", "2", 224, 1)
+    line = "=> run " + json.dumps(dict(run._asdict(), **{field: value}))
+    assert logfmt.parse(run.line()) == run and logfmt.parse(line) is None
+    log = tmp_path / "train.log"
+    log.write_text(f"{line}\n * FPS@all 5.000\n * Acc@1 50.000 Acc@5 60.000\n")
+    assert report.main([str(log)]) == 0
+    assert report.main(["--case", "acc", str(log)]) == 1
+    assert "no result" in capsys.readouterr().err
+
+
+def test_a_number_of_thousands_of_digits_is_no_record_and_no_traceback():
+    """Python 3.11 refuses to make an int of it."""
+    line = "=> best Acc@1 50.000 (epoch %s), weights: x"
+    assert logfmt.parse(line % "7").epoch == 7
+    assert logfmt.parse(line % ("7" * 5000)) is None
+    assert logfmt.parse("=> run " + "[" * 100_000) is None

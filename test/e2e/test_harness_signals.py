@@ -1,0 +1,181 @@
+"""Signals to the shell scripts, and to the ranks behind their back: who gets them, and how often.
+
+The stub of train.py behaves as train.py does: the first signal lets it end its step, save and exit
+with 128 + the signal's number, a second one ends it at once. (One rank and each signal, and eight
+ranks and Ctrl-C: test_harness_1p.py and test_harness_8p.py.)
+"""
+import fcntl
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from harness_stub import Tree, finish, is_running
+
+LISTEN = """
+def stop(number, frame):
+    if got:
+        print("a second signal", flush=True)
+        os._exit(1)
+    got.append(number)
+    print("got", signal.Signals(number).name, flush=True)
+
+got = []
+for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+    signal.signal(getattr(signal, name), stop)
+print("hanging", flush=True)
+end = time.monotonic() + 60
+while not got and time.monotonic() < end:
+    time.sleep(0.05)
+step_s = float(os.environ.get("STEP_S", "0.6")) * (1 + rank)
+time.sleep(step_s)
+print("saved", flush=True)
+sys.exit(128 + got[0])
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path)
+
+
+def started(tree, script, count, *arguments, **env):
+    """The running script, and the process ids of its ranks, each of which listens."""
+    process = tree.start(script, *arguments, STUB=LISTEN, **env)
+    pids = tree.wait_for_ranks(count)
+    end = time.monotonic() + 20
+    logs = [tree.output / str(rank) / f"train_{rank}.log" for rank in range(count)]
+    while not all(log.exists() and "hanging" in log.read_text() for log in logs):
+        assert time.monotonic() < end, "the ranks do not listen"
+        time.sleep(0.05)
+    return process, pids, logs
+
+
+def nothing_is_left(tree, pids):
+    """No rank, and nothing else that was started from that copy of the scripts."""
+    if any(map(is_running, pids)):
+        return False
+    left = subprocess.run(["ps", "-eo", "args"], stdout=subprocess.PIPE, text=True).stdout
+    return str(tree.root) not in left
+
+
+def last_line(text):
+    return text.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_ranks_under_torchs_launcher_get_a_schedulers_signal_once_and_are_waited_for(tree, name):
+    """torchrun would die of SIGUSR1, and 1.8's launcher would kill the ranks at SIGTERM."""
+    number = getattr(signal, name)
+    process, pids, logs = started(tree, "train_full_8p.sh", 2, "--nproc=2")
+    process.send_signal(number)
+    done = finish(process, 60)
+    assert done.returncode == 128 + number
+    assert last_line(done.stderr) == f"[Error] interrupted by {name}; log: {logs[0]}"
+    assert "Final" not in done.stdout
+    for log in logs:
+        assert log.read_text() == f"hanging\ngot {name}\nsaved\n"
+    assert nothing_is_left(tree, pids)
+
+
+@pytest.mark.slow
+def test_an_interrupted_job_is_not_restarted(tree):
+    pytest.importorskip("torch.distributed.run", reason="torchrun came with PyTorch 1.9")
+    process, pids, logs = started(tree, "train_full_8p.sh", 2, "--nproc=2", "--max_restarts=3")
+    process.send_signal(signal.SIGTERM)
+    done = finish(process, 60)
+    assert done.returncode == 143 and "restart" not in done.stderr
+    assert [log.read_text().count("hanging") for log in logs] == [1, 1]
+    assert nothing_is_left(tree, pids)
+
+
+@pytest.mark.slow
+def test_a_signal_that_reached_one_rank_only_is_reported_as_an_interrupt(tree):
+    process, pids, logs = started(tree, "train_full_8p.sh", 2, "--nproc=2", STEP_S="0.1")
+    os.kill(pids[1], signal.SIGUSR1)
+    done = finish(process, 60)
+    assert done.returncode == 138
+    assert last_line(done.stderr) == (
+        f"[Error] the run was interrupted by SIGUSR1, which reached rank 1; its log: {logs[1]}")
+    assert "Final" not in done.stdout and nothing_is_left(tree, pids)
+
+
+@pytest.mark.parametrize("script", ["train_full_1p.sh", "train_performance_1p.sh"])
+def test_a_signal_that_reached_the_training_only_is_reported_as_an_interrupt(tree, script):
+    process, pids, logs = started(tree, script, 1)
+    os.kill(pids[0], signal.SIGTERM)
+    done = finish(process, 30)
+    assert done.returncode == 143
+    assert last_line(done.stderr) == (
+        f"[Error] the run was interrupted by SIGTERM; log: {logs[0]}")
+    assert "Final" not in done.stdout and nothing_is_left(tree, pids)
+
+
+def test_one_wish_that_comes_twice_is_one_signal(tree):
+    """`timeout` signals its child and then the child's group, to which the child belongs."""
+    process, pids, logs = started(tree, "train_full_1p.sh", 1)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    done = finish(process, 30)
+    assert done.returncode == 143
+    assert logs[0].read_text() == "hanging\ngot SIGTERM\nsaved\n"
+
+
+def test_a_terminal_that_closes_does_not_hurry(tree):
+    """The shell hands SIGHUP on, and the kernel sends another to the foreground group."""
+    process, pids, logs = started(tree, "train_full_1p.sh", 1, STEP_S="1.2")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.6)
+    process.send_signal(signal.SIGHUP)
+    done = finish(process, 30)
+    assert done.returncode == 129
+    assert logs[0].read_text() == "hanging\ngot SIGHUP\nsaved\n"
+
+
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_second_signal_later_stops_at_once_whichever_it_is(tree, second):
+    process, pids, logs = started(tree, "train_full_1p.sh", 1, STEP_S="30")
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.6)
+    process.send_signal(getattr(signal, second))
+    done = finish(process, 10)
+    assert done.returncode == 138
+    assert "saved" not in logs[0].read_text()
+    assert "SIGUSR1: stopping the run; once more stops it at once\n" in done.stderr
+    assert nothing_is_left(tree, pids)
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_training_once(tree):
+    """It goes to the whole foreground process group; the training is in another one."""
+    master, slave = pty.openpty()
+
+    def take_the_terminal():
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    env = dict(os.environ, STUB=LISTEN, STUB_CALLS=str(tree.calls), PYTHON=sys.executable,
+               MNV3_CHECKED_PYTHON=sys.executable)
+    process = subprocess.Popen(
+        ["bash", str(tree.root / "test" / "train_full_1p.sh")], stdin=slave, stdout=slave,
+        stderr=slave, cwd=str(tree.root), env=env, preexec_fn=take_the_terminal)
+    os.close(slave)
+    shown = b""
+    while b"hanging" not in shown:
+        shown += os.read(master, 4096)
+    os.write(master, b"\x03")
+    try:
+        while True:
+            shown += os.read(master, 4096)
+    except OSError:  # the terminal's other end is closed
+        pass
+    assert process.wait(20) == 130
+    os.close(master)
+    assert re.search(rb"got SIGINT\r\nsaved\r\n\[Error\] interrupted by SIGINT; log", shown), shown
+    assert b"second" not in shown and b"Final" not in shown
