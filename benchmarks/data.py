@@ -3,19 +3,18 @@
 
     python benchmarks/data.py                          # on JPEGs that it makes itself
     python benchmarks/data.py --images DIR/train       # on an ImageFolder, such as ImageNet's
+    python benchmarks/data.py --augment                # what each kind of augmentation costs
 
 Each case reads JPEG files and gives batches of random crops, flipped at random, as the package's
 own training script does: timm's loader and this package's give uint8 (the device normalises),
-torchvision's presets float32, normalised. One process with one thread; what is counted is its CPU
-time. Every round takes each case in turn for --seconds / --rounds seconds, so that what else the
-machine does falls on all alike; shown are the medians over the rounds. The files are in the page
-cache.
+torchvision's presets float32, normalised. "prepared" reads what mobilenetv3.data.prepare wrote: the
+same images with a shorter side of --prepared_size pixels, in shards. One process with one thread;
+what is counted is its CPU time. The files are in the page cache.
 """
 import argparse
+import functools
 import itertools
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,47 +27,56 @@ import PIL  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
+from timm.data import Mixup  # noqa: E402
+from timm.data.random_erasing import RandomErasing  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 from torchvision.datasets import ImageFolder  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import measure  # noqa: E402
 import pictures  # noqa: E402
+from measure import Skipped  # noqa: E402
 
 from mobilenetv3 import data  # noqa: E402
 from mobilenetv3 import device as devices  # noqa: E402
 from mobilenetv3.data import decode  # noqa: E402
-from mobilenetv3.data.sources import Files  # noqa: E402
+from mobilenetv3.data.sources import Files, Source  # noqa: E402
 
 MEAN, STD = data.IMAGENET_MEAN, data.IMAGENET_STD
 TIMM = "timm"
 PIL_PRESET = "torchvision, PIL"
-
-
-class Skipped(Exception):
-    """A case that cannot run here; its text says why."""
+PLAIN = "crop and flip alone"
 
 
 def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", metavar="DIR", help="ImageFolder (default: made for the run)")
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each case")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--augment", action="store_true",
+                        help="this package's augmentations instead of other packages")
+    parser.add_argument("--prepared_size", type=int, default=256, metavar="PIXELS")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--img_size", type=int, default=224)
-    parser.add_argument("--json", metavar="FILE", help="write the rows there, too")
-    return parser.parse_args()
+    return measure.add_options(parser, seconds=30).parse_args()
 
 
 # ---- The cases: each takes (path, label) pairs and the options, and gives batches for ever.
 
 
 def ours(samples, options, fast):
+    return from_source(Files(samples), options, fast)
+
+
+def prepared(samples, options):
+    made = pictures.prepare(options.folder, options.made, options.prepared_size)
+    return from_source(data.open_source("folder", str(made), "train").samples, options, True)
+
+
+def from_source(source, options, fast):
     if fast and not decode.is_available():
         raise Skipped("simplejpeg is not installed")
-    transform = data.train_transform(options.img_size)
-    images = data.Transformed(Files(samples), transform, seed=0, fast=fast)
+    images = data.Transformed(source, data.train_transform(options.img_size), seed=0, fast=fast)
     sampler = data.TrainSampler(len(images), options.batch_size, 0, 1, seed=0)
     return repeat(data.build_loader(images, sampler, devices.select("cpu"), 0, seed=0))
 
@@ -135,6 +143,23 @@ def by_dali(samples, options):
     return (built.run() for _ in itertools.count())
 
 
+def augmented(samples, options, erase=0.0, mixup=0.0, **policy):
+    """This package's whole way to the device, which here is the CPU, with one augmentation."""
+    loader = data.train_loader(
+        Source(Files(samples), ["0"], ""), devices.select("cpu"), rank=0, world=1,
+        batch_size=options.batch_size, workers=0, mean=MEAN, std=STD, seed=0, fast=True,
+        transform=data.train_transform(options.img_size, **policy),
+        erase=RandomErasing(erase, mode="pixel", device="cpu") if erase else None,
+        mixup=Mixup(mixup, num_classes=1000) if mixup else None,
+    )
+
+    def batches():
+        for epoch in itertools.count():
+            loader.set_epoch(epoch)
+            yield from loader
+    return batches()
+
+
 def shuffled(dataset, options):
     return DataLoader(dataset, options.batch_size, shuffle=True, drop_last=True)
 
@@ -146,98 +171,95 @@ def repeat(loader):
         yield from loader
 
 
+OURS, PREPARED = "this package, --decode fast", "this package, prepared"
 CASES = {
-    "this package, --decode fast": lambda samples, options: ours(samples, options, True),
-    "this package, --decode exact": lambda samples, options: ours(samples, options, False),
+    OURS: functools.partial(ours, fast=True),
+    "this package, --decode exact": functools.partial(ours, fast=False),
+    PREPARED: prepared,
     TIMM: by_timm,
     PIL_PRESET: by_torchvision,
     "torchvision, v2 with decode_image": by_torchvision_v2,
     "DALI on the CPU": by_dali,
 }
-OURS = next(iter(CASES))
+AUGMENTED = {
+    PLAIN: augmented,
+    "--color_jitter 0.4": functools.partial(augmented, color_jitter=0.4),
+    "--aa original": functools.partial(augmented, aa="original"),
+    "--aa rand-m9-mstd0.5": functools.partial(augmented, aa="rand-m9-mstd0.5"),
+    "--aa augmix-m3-w3": functools.partial(augmented, aa="augmix-m3-w3"),
+    "--reprob 0.25 --remode pixel, on the device": functools.partial(augmented, erase=0.25),
+    "--mixup 0.2, on the device": functools.partial(augmented, mixup=0.2),
+}
 
 
 # ---- Measuring.
 
 
-def prepare(samples, options):
-    """The cases that can run here, each with its first batch behind it."""
-    running = {}
-    for name, make in CASES.items():
-        try:
-            running[name] = make(samples, options)
-            next(running[name])
-        except Skipped as reason:
-            running.pop(name, None)
-            print(f"{name}: skipped, {reason}")
-    return running
+def started(make, samples, options):
+    """A case whose first batch is behind it: images per second of CPU time."""
+    batches = make(samples, options)
+    next(batches)
+    return functools.partial(
+        measure.rate, lambda: next(batches), images=options.batch_size, clock=time.process_time)
 
 
-def rate(batches, seconds, batch_size):
-    """Images per second of CPU time, of all this process's threads."""
-    end, count, start = time.monotonic() + seconds, 0, time.process_time()
-    while not count or time.monotonic() < end:
-        next(batches)
-        count += batch_size
-    return count / (time.process_time() - start)
+def describe(samples, options):
+    """What was read, for the line above the table."""
+    first = [path for path, _ in samples[:200]]
+    sizes = [PIL.Image.open(path).size for path in first]
+    pixels = statistics.mean(width * height for width, height in sizes)
+    return (f"{len(samples)} JPEGs of {pixels / 1e6:.2f} million pixels and "
+            f"{statistics.mean(map(os.path.getsize, first)) / 1e3:.0f} kB on average -> "
+            f"{options.img_size}x{options.img_size}; {options.rounds} rounds; "
+            f"{decode.describe() if decode.is_available() else 'no simplejpeg'}, Pillow "
+            f"{PIL.__version__}")
 
 
-def measure(samples, options):
-    running = prepare(samples, options)
-    rates = {name: [] for name in running}
-    for _ in range(options.rounds):
-        for name, batches in running.items():
-            rates[name].append(rate(batches, options.seconds / options.rounds, options.batch_size))
-    return rates
+def leads(rates):
+    """This package against the fastest of the others, in words."""
+    others = [name for name in rates if not name.startswith("this package")]
+    for name in (OURS, PREPARED):
+        if name in rates:
+            times, best = measure.lead(rates, name, others)
+            print(f"\n{name}: {times:.2f} times the fastest of the others, {best}")
 
 
-def report(rates, samples, options):
-    base = TIMM if TIMM in rates else PIL_PRESET
-    rows = [{"name": name, "images_per_second": statistics.median(found),
-             "ratio": statistics.median(a / b for a, b in zip(found, rates[base])),
-             "ratio_to": base} for name, found in rates.items()]
-    pixels = statistics.mean(width * height for width, height in
-                             (PIL.Image.open(path).size for path, _ in samples[:200]))
-    print(f"{len(samples)} JPEGs of {pixels / 1e6:.2f} million pixels and "
-          f"{statistics.mean(os.path.getsize(path) for path, _ in samples[:200]) / 1e3:.0f} kB on "
-          f"average -> {options.img_size}x{options.img_size}; {options.rounds} rounds; "
-          f"{decode.describe() if decode.is_available() else 'no simplejpeg'}; "
-          f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}, timm "
-          f"{timm.__version__}, Pillow {PIL.__version__}, Python {platform.python_version()}, "
-          f"{processor()}\n")
-    print(f"| Pipeline | images/s a core | to {base} |\n| --- | ---: | ---: |")
-    for row in rows:
-        print(f"| {row['name']} | {row['images_per_second']:.0f} | {row['ratio']:.2f} |")
-    if OURS in rates:
-        others = [name for name in rates if not name.startswith("this package")]
-        best = max(others, key=lambda name: statistics.median(rates[name]))
-        lead = statistics.median(a / b for a, b in zip(rates[OURS], rates[best]))
-        print(f"\n{OURS}: {lead:.2f} times the fastest of the others, {best}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
-def processor():
-    """The CPU's name, as Linux has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({platform.machine()})" if names else platform.machine()
+def costs(rows):
+    """What an image costs beyond crop and flip."""
+    plain = 1e6 / rows[0]["images_per_second"]
+    lines = [["Augmentation", "microseconds an image"]]
+    for row in rows[1:]:
+        lines.append([row["name"], f"{plain / row['ratio'] - plain:+.0f}"])
+    print("\n" + measure.grid(lines))
 
 
 def main():
     options = arguments()
+    load = measure.load()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made:
-        options.folder = Path(options.images or Path(made) / "pictures")
+        options.made = Path(made)
+        options.folder = Path(options.images or options.made / "pictures")
         if not options.images:
             pictures.write(options.folder)
         samples = ImageFolder(str(options.folder)).samples
         if len(samples) < options.batch_size:
             sys.exit(f"{options.folder} has {len(samples)} images; --batch_size must not be larger")
-        report(measure(samples, options), samples, options)
+        makers = AUGMENTED if options.augment else CASES
+        cases, skipped = measure.prepare({
+            name: functools.partial(started, make, samples, options)
+            for name, make in makers.items()
+        })
+        rates = measure.take_turns(cases, options)
+        about = describe(samples, options)
+    base = PLAIN if options.augment else TIMM if TIMM in rates else PIL_PRESET
+    rows = measure.rows(rates, base)
+    print(f"{about}\n{measure.conditions(load, 1)}\n")
+    measure.report(rows, skipped, options.json, "Pipeline", "images/s a core")
+    if options.augment:
+        costs(rows)
+    else:
+        leads(rates)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,10 @@
     torchrun --standalone --nproc_per_node=2 benchmarks/ddp.py             # CPU: one thread a rank
     torchrun --standalone --nproc_per_node=8 benchmarks/ddp.py --device cuda --batch_size 128
 
-Every round takes each setting in turn for --seconds / --rounds seconds, so that what else the
-machine does falls on all alike; shown is the median over the rounds of the step time relative to
+The settings take turns for about --seconds / --rounds seconds (see measure.py); ratios are to
 PyTorch's defaults in the same round. Images are random; forward, backward and exchange are real.
 """
 import argparse
-import json
-import platform
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -21,6 +17,8 @@ import torch.distributed as td
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import measure  # noqa: E402
+
 from mobilenetv3 import device as devices  # noqa: E402
 from mobilenetv3 import dist, models  # noqa: E402
 
@@ -41,10 +39,7 @@ def arguments():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch_size", type=int, default=8, help="images of one rank")
     parser.add_argument("--img_size", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each setting")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", metavar="FILE", help="write the rows there, too")
-    return parser.parse_args()
+    return measure.add_options(parser, seconds=60).parse_args()
 
 
 def prepare(options, where):
@@ -76,15 +71,9 @@ def seconds_of(step, count, where):
     return (time.perf_counter() - start) / count
 
 
-def main():
-    options = arguments()
-    torch.set_num_threads(1)
-    who = dist.ranks()
-    if who.world == 1:
-        sys.exit("benchmarks/ddp.py compares exchanges: start it with torchrun, as --help shows")
-    where = devices.select(options.device, who.local_rank)
-    dist.init(who, where)
-    steps = {}
+def compare(options, who, where):
+    """Take turns over the settings; the main rank reports."""
+    load, steps = measure.load(), {}
     for name, setting in SETTINGS.items():
         options.setting = setting
         steps[name] = prepare(options, where)
@@ -94,31 +83,33 @@ def main():
         seconds_of(step, 3, where)
     once = dist.all_reduce_sum(torch.tensor([seconds_of(steps[first], 3, where)]).to(
         where.torch_device)).item() / who.world
+    # The same number of steps for all: ranks that stopped by their own clocks would not meet again.
     count = max(1, round(options.seconds / options.rounds / once))
-    ratios, times = {name: [] for name in steps}, {name: [] for name in steps}
-    for _ in range(options.rounds):
-        found = {name: seconds_of(step, count, where) for name, step in steps.items()}
-        for name, seconds in found.items():
-            times[name].append(seconds)
-            ratios[name].append(found[first] / seconds)
-    if who.is_main:
-        report(options, who, where, times, ratios, count, first)
-    td.destroy_process_group()
-
-
-def report(options, who, where, times, ratios, count, first):
     images = options.batch_size * who.world
-    rows = [{"name": name, "images_per_second": images / statistics.median(times[name]),
-             "ratio": statistics.median(ratios[name]), "ratio_to": first} for name in times]
+    rates = measure.take_turns({
+        name: lambda _, step=step: images / seconds_of(step, count, where)
+        for name, step in steps.items()
+    }, options)
+    if not who.is_main:
+        return
     print(f"{options.model}, {who.world} ranks x {options.batch_size} images of "
           f"{options.img_size}x{options.img_size}, {where.type} over {where.backend}, "
-          f"{options.rounds} rounds of {count} steps; PyTorch {torch.__version__}, Python "
-          f"{platform.python_version()}, {platform.machine()}\n")
-    print("| Setting | img/s | to the defaults |\n| --- | ---: | ---: |")
-    for row in rows:
-        print(f"| {row['name']} | {row['images_per_second']:.1f} | {row['ratio']:.3f} |")
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+          f"{options.rounds} rounds of {count} steps\n"
+          f"{measure.conditions(load, who.local_world, where)}\n")
+    skipped = {name: "this PyTorch has no such setting" for name in SETTINGS if name not in steps}
+    measure.report(measure.rows(rates, first), skipped, options.json, "Setting")
+
+
+def main():
+    options = arguments()
+    torch.set_num_threads(1)
+    who = dist.ranks()
+    if who.world == 1:
+        sys.exit("benchmarks/ddp.py compares exchanges: start it with torchrun, as --help shows")
+    where = devices.select(options.device, who.local_rank)
+    dist.init(who, where)
+    compare(options, who, where)
+    td.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,16 @@
-"""Images for benchmarks that were given none: JPEGs with ImageNet's sizes and weights."""
-import io
-from pathlib import Path
+"""Images for benchmarks that were given none: JPEGs with ImageNet's sizes and weights.
 
+And a folder of images as the shards that mobilenetv3.data.prepare makes of it.
+"""
+import io
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import measure
 import numpy as np
 from PIL import Image
 
@@ -44,3 +53,73 @@ def jpeg(image: Image.Image) -> bytes:
         if file.tell() >= BYTES * image.width * image.height:
             break
     return file.getvalue()
+
+
+def prepare(images: Path, made: Path, size: int) -> Path:
+    """Write an ImageFolder as a prepared set whose split is "train", in a folder.
+
+    Args:
+        images: a folder for each class.
+        made: an existing folder.
+        size: shorter side of larger images afterwards, pixels.
+
+    Raises:
+        measure.Skipped: it failed, or PyTorch is too old for it.
+    """
+    source, prepared = made / "to_prepare", made / "prepared"
+    source.mkdir()
+    (source / "train").symlink_to(images.resolve(), target_is_directory=True)
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "mobilenetv3.data.prepare", str(source.resolve()),
+         str(prepared.resolve()), "--size", str(size), "--splits", "train"],
+        cwd=str(root), env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True,
+    )
+    if done.returncode:
+        raise measure.Skipped(f"mobilenetv3.data.prepare failed: {done.stderr.strip()[-300:]}")
+    return prepared
+
+
+def gather(images: Optional[str], folder: Path, side: Optional[int] = None) -> Dict[str, List[str]]:
+    """The files of an ImageFolder, by class; made where none is named.
+
+    Args:
+        folder: for what is made.
+        side: make the images smaller, to this shorter side in pixels.
+
+    Raises:
+        measure.Skipped: it has no images.
+    """
+    source = Path(images or folder / "pictures")
+    if not images:
+        write(source)
+    classes = {entry.name: sorted(str(path.resolve()) for path in entry.iterdir())
+               for entry in sorted(source.iterdir()) if entry.is_dir()}
+    if not any(classes.values()):
+        raise measure.Skipped(f"{source} has no class folders with images")
+    if side:
+        (folder / "smaller").mkdir()
+        number = itertools.count()
+        classes = {name: [shrink(path, folder / "smaller" / f"{next(number)}.jpg", side)
+                          for path in paths] for name, paths in classes.items()}
+    return classes
+
+
+def shrink(path: str, to: Path, side: int) -> str:
+    """Write an image with a shorter side of at most so many pixels; returns where to."""
+    with Image.open(path) as image:
+        factor = min(1.0, side / min(image.size))
+        size = [round(edge * factor) for edge in image.size]
+        image.convert("RGB").resize(size, Image.BICUBIC).save(to, "JPEG", quality=90)
+    return str(to)
+
+
+def lay_out(classes: Dict[str, List[str]], folder: Path, images: int) -> Path:
+    """A data set whose training part has so many images or more: links to those there are."""
+    copies = -(-images // sum(map(len, classes.values())))
+    for split, times in (("train", copies), ("val", 1)):
+        for name, paths in classes.items():
+            (folder / split / name).mkdir(parents=True)
+            for number, path in itertools.product(range(times), paths):
+                (folder / split / name / f"{number}_{Path(path).stem}.jpg").symlink_to(path)
+    return folder
