@@ -2,10 +2,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,19 +42,40 @@ class Result:
 
 
 @pytest.fixture(scope="session")
-def script(environment):
-    """script("train.py", arguments...) -> Result. Starts in another folder, as users do."""
-    def run(name, *arguments, timeout=300, cwd=None, **variables):
+def warm(environment):
+    """warm(variables) -> path of a Python that starts with PyTorch imported; see warm_python.
+
+    There is one for each PYTHONPATH, which decides what is imported.
+    """
+    made = {}
+
+    def python(variables):
+        path = variables.get("PYTHONPATH")
+        if path not in made:
+            made[path] = WarmPython(dict(environment, **({"PYTHONPATH": path} if path else {})))
+        return made[path].executable
+    yield python
+    for one in made.values():
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def script(environment, warm):
+    """script("train.py", arguments...) -> Result. Starts in another folder, as users do.
+
+    `python=sys.executable` is for what a process with PyTorch imported already would not show.
+    """
+    def run(name, *arguments, timeout=300, cwd=None, python=None, **variables):
         return Result(subprocess.run(
-            [sys.executable, str(ROOT / name), *map(str, arguments)], cwd=str(cwd or ROOT.parent),
-            env=dict(environment, **variables), capture_output=True,
+            [python or warm(variables), str(ROOT / name), *map(str, arguments)],
+            cwd=str(cwd or ROOT.parent), env=dict(environment, **variables), capture_output=True,
             text=True, timeout=timeout,
         ))
     return run
 
 
 @pytest.fixture(scope="session")
-def launched(environment):
+def launched(environment, warm):
     """launched(8, "train.py", arguments...) -> Result of as many ranks under torch's launcher."""
     import torch
 
@@ -63,10 +84,10 @@ def launched(environment):
         "torch.distributed.launch", "--use_env", f"--master_port={29600 + os.getpid() % 1000}"
     ]
 
-    def run(ranks, name, *arguments, timeout=300, **variables):
+    def run(ranks, name, *arguments, timeout=300, python=None, **variables):
         return Result(subprocess.run(
-            [sys.executable, "-m", launcher[0], *launcher[1:], f"--nproc_per_node={ranks}",
-             str(ROOT / name), *map(str, arguments)],
+            [python or warm(variables), "-m", launcher[0], *launcher[1:],
+             f"--nproc_per_node={ranks}", str(ROOT / name), *map(str, arguments)],
             cwd=str(ROOT.parent), env=dict(environment, **variables), capture_output=True,
             text=True, timeout=timeout,
         ))
@@ -85,3 +106,5 @@ def metrics():
 # A run of a second an epoch: 22 steps of 64 digits at 32x32.
 QUICK = ("--device", "cpu", "--img_size", 32, "--batch_size", 64, "--workers", 0, "--no_aug",
          "--warmup_epochs", 0)
+# Where any network serves, and any number of steps: 5 of 256.
+SMALL = (*QUICK, "--model", "mobilenetv3_small_050", "--batch_size", 256)

@@ -1,8 +1,10 @@
 """Several ranks: as many processes over gloo, on the CPU."""
+import sys
+
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK
+from conftest import SMALL
 from PIL import Image
 
 from mobilenetv3 import checkpoint
@@ -24,7 +26,7 @@ def ten_images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    result = script("train.py", *QUICK, "--epochs", 1, "--output", folder)
+    result = script("train.py", *SMALL, "--epochs", 1, "--output", folder)
     assert result.status == 0, result.err
     return folder / checkpoint.LAST
 
@@ -50,8 +52,10 @@ def test_eight_ranks_over_ten_images_score_what_one_rank_scores(
 
 
 def test_two_ranks_write_one_log_and_one_checkpoint(launched, tmp_path, metrics):
+    """By Pythons as a user's launcher starts them."""
     folder = tmp_path / "run"
-    result = launched(2, "train.py", *QUICK, "--epochs", 2, "--output", folder)
+    result = launched(2, "train.py", *SMALL, "--epochs", 2, "--output", folder,
+                      python=sys.executable)
     assert result.status == 0, result.err
     assert (folder / "train.log").read_text() == result.out
     assert result.out.count("=> run ") == 1
@@ -64,7 +68,7 @@ def test_two_ranks_write_one_log_and_one_checkpoint(launched, tmp_path, metrics)
 
 def test_two_ranks_resume_as_if_never_stopped(launched, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    common = ["train.py", *QUICK, "--drop", 0.2]
+    common = ["train.py", *SMALL, "--drop", 0.2]
     assert launched(2, *common, "--epochs", 2, "--sched", "step", "--output", whole).status == 0
     assert launched(2, *common, "--epochs", 1, "--sched", "step", "--output", parts).status == 0
     result = launched(2, *common, "--epochs", 2, "--sched", "step", "--output", parts,
@@ -75,7 +79,7 @@ def test_two_ranks_resume_as_if_never_stopped(launched, tmp_path):
 
 
 def test_a_batch_that_does_not_divide_is_refused_by_name(launched, tmp_path):
-    result = launched(3, "train.py", *QUICK, "--output", tmp_path / "run")
+    result = launched(3, "train.py", *SMALL, "--batch_size", 64, "--output", tmp_path / "run")
     assert result.status != 0
     assert "--batch_size 64" in result.err and "use 63 or 66" in result.err
     assert not (tmp_path / "run").exists()
@@ -84,7 +88,7 @@ def test_a_batch_that_does_not_divide_is_refused_by_name(launched, tmp_path):
 def test_statistics_of_all_ranks_can_be_averaged(launched, tmp_path):
     found = {}
     for how in ("broadcast", "reduce"):
-        result = launched(2, "train.py", *QUICK, "--max_steps", 3, "--dist_bn", how,
+        result = launched(2, "train.py", *SMALL, "--max_steps", 3, "--dist_bn", how,
                           "--output", tmp_path / how)
         assert result.status == 0, result.err
         found[how] = checkpoint.load(tmp_path / how / checkpoint.LAST)["state_dict"]
@@ -95,13 +99,14 @@ def test_statistics_of_all_ranks_can_be_averaged(launched, tmp_path):
 
 
 def test_batchnorm_over_all_ranks_needs_cards(launched, tmp_path):
-    result = launched(2, "train.py", *QUICK, "--sync_bn", "--output", tmp_path / "run")
+    result = launched(2, "train.py", *SMALL, "--sync_bn", "--output", tmp_path / "run")
     assert result.status != 0
     assert "--sync_bn needs cards" in result.err
 
 
 def test_the_learning_rate_is_scaled_only_when_asked(script, tmp_path):
-    arguments = ["train.py", *QUICK, "--max_steps", 1, "--skip_validation", "--lr", 0.1]
+    arguments = ["train.py", *SMALL, "--batch_size", 64, "--max_steps", 1, "--skip_validation",
+                 "--lr", 0.1]
     plain = script(*arguments, "--output", tmp_path / "plain")
     scaled = script(*arguments, "--scale_lr", 256, "--output", tmp_path / "scaled")
     assert plain.lines("Epoch: ")[0].endswith("LR 0.1")
@@ -113,7 +118,7 @@ def test_the_average_that_several_ranks_score_is_the_one_that_is_saved(
         script, launched, tmp_path, metrics):
     """Each rank averages the running statistics of its own images; they must be made one."""
     folder = tmp_path / "run"
-    result = launched(2, "train.py", *QUICK, "--epochs", 1, "--model_ema", "--model_ema_decay", 0.5,
+    result = launched(2, "train.py", *SMALL, "--epochs", 1, "--model_ema", "--model_ema_decay", 0.5,
                       "--lr", 0.05, "--output", folder)
     assert result.status == 0, result.err
     _, _, loss = score(script("validate.py", "--ckpt_path", folder / checkpoint.LAST,

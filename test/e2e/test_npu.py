@@ -95,17 +95,17 @@ def run_record(result):
 
 # ---- One card ----
 
-def test_auto_takes_the_npu_and_the_card_that_was_asked_for(trained):
+def test_auto_takes_the_npu(trained):
     folder, result = trained
     assert run_record(result)["device"] == "npu"
-    assert cards_in(folder / checkpoint.LAST) == {"npu:3"}
+    assert cards_in(folder / checkpoint.LAST) == set()  # any device can load it
     assert result.lines(" * Acc@1")
 
 
 def test_a_checkpoint_of_the_npu_scores_the_same_on_npu_and_cpu(trained, images, script, npu):
     folder, result = trained
     expected = logfmt.parse(result.lines(" * Acc@1")[0])
-    for device, variables in (("npu", npu), ("cpu", {"PYTHONPATH": ""})):
+    for device, variables in (("npu", npu), ("cpu", {})):
         scored = script("validate.py", images, "--device", device, "--workers", 0, "--ckpt_path",
                         folder / checkpoint.LAST, **variables)
         assert scored.status == 0, scored.err
@@ -129,12 +129,11 @@ def test_a_run_of_the_npu_goes_on_on_the_cpu_and_back(trained, train, npu, tmp_p
     folder = tmp_path / "moved"
     shutil.copytree(str(trained[0]), str(folder))
     options = ["--output", folder, "--resume", "auto", "--epochs"]
-    result = train(*options, 2, "--device", "cpu", PYTHONPATH="")
+    result = train(*options, 2, "--device", "cpu")
     assert "(epoch 1)" in result.lines("=> resumed from")[0]
     assert cards_in(folder / checkpoint.LAST) == set()
     result = train(*options, 3, "--device", "npu", **npu)
     assert "(epoch 2)" in result.lines("=> resumed from")[0]
-    assert cards_in(folder / checkpoint.LAST) == {"npu:0"}
 
 
 def test_without_cards_auto_takes_the_cpu_and_npu_is_an_error(script, train, npu, tmp_path):
@@ -188,17 +187,19 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def start_8p(environment, npu, tree, tmp_path):
+def start_8p(environment, npu, warm, tree, tmp_path):
     """start_8p(arguments...) -> process of test/train_full_8p.sh on npu:0 to npu:7."""
     started = []
 
-    def start(*arguments, **variables):
-        variables.update(npu, PYTHON=sys.executable, MNV3_CHECKED_PYTHON=sys.executable,
+    def start(*arguments, python=None, **variables):
+        python = python or warm(npu)
+        variables.update(npu, PYTHON=python, MNV3_CHECKED_PYTHON=python,
                          TMPDIR=str(tmp_path), NPU_STAND_IN_RANKS=str(tmp_path / "ranks"))
         command = ["bash", str(tree / "test" / "train_full_8p.sh"), "--device=npu", *arguments]
         started.append(subprocess.Popen(
-            [*command, "--", "--img_size=32"], env=dict(environment, **variables), text=True,
-            cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*command, "--", "--img_size=32", "--model=mobilenetv3_small_050"],
+            env=dict(environment, **variables), text=True, cwd=str(tmp_path),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ))
         return started[-1]
     yield start
@@ -210,7 +211,7 @@ def start_8p(environment, npu, tree, tmp_path):
 
 def test_eight_ranks_train_over_hccl_each_on_its_own_card(start_8p, tree, tmp_path):
     # On the demo set. A CPU takes seven times as long for float16, so not to the epoch's end.
-    process = start_8p("--epochs=1", "--max_steps=8")
+    process = start_8p("--epochs=1", "--max_steps=4")
     out, err = process.communicate(timeout=300)
     result = Result(subprocess.CompletedProcess(process.args, process.returncode, out, err))
     assert result.status == 0, result.err
@@ -221,8 +222,9 @@ def test_eight_ranks_train_over_hccl_each_on_its_own_card(start_8p, tree, tmp_pa
     output = tree / "test" / "output"
     assert sorted(os.listdir(str(output))) == [str(rank) for rank in range(8)]
     written = sorted(str(path.relative_to(output)) for path in output.rglob("*.pth.tar"))
-    assert written == ["0/ckpt/checkpoint.pth.tar", "0/ckpt/model_best.pth.tar"]
-    assert cards_in(output / "0" / "ckpt" / checkpoint.LAST) == {"npu:0"}
+    assert written == [
+        "0/ckpt/checkpoint.pth.tar", "0/ckpt/checkpoints/epoch_0001_step_000000.pth.tar",
+        "0/ckpt/model_best.pth.tar"]
     assert "Final Train Accuracy" in result.out
     table = subprocess.run([sys.executable, "-m", "mobilenetv3.report", str(output / "0")],
                            cwd=str(ROOT), capture_output=True, text=True).stdout.splitlines()
@@ -241,7 +243,7 @@ def test_eight_ranks_on_seven_cards_fail_and_say_how_many_there_are(start_8p):
 
 
 def test_a_killed_rank_ends_the_job_within_thirty_seconds_and_is_named(start_8p, tmp_path):
-    process = start_8p("--epochs=100")
+    process = start_8p("--epochs=100", python=sys.executable)  # whose ids are its own
     for line in process.stdout:
         if line.startswith("Epoch: [0][1/"):
             break

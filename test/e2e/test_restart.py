@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
+from conftest import SMALL
 from harness_stub import copy_package
 
 from mobilenetv3 import checkpoint
@@ -33,7 +33,7 @@ def test_a_killed_training_is_restarted_and_goes_on_to_its_end(environment, tmp_
     package, folder = copy_package(tmp_path / "package"), tmp_path / "run"
     process = subprocess.Popen(
         ["bash", str(package / "test" / "train_full_8p.sh"), "--nproc=1", "--max_restarts=1",
-         "--epochs=2", f"--output={folder}", "--", *map(str, QUICK), "--batch_size", "128"],
+         "--epochs=2", f"--output={folder}", "--", *map(str, SMALL), "--batch_size", "128"],
         env=dict(environment, PYTHON=sys.executable, MNV3_CHECKED_PYTHON=sys.executable),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import QUICK, ROOT
+from conftest import QUICK, ROOT, SMALL
 
 from mobilenetv3 import checkpoint
 
@@ -26,9 +26,9 @@ def assert_same_weights(a, b):
 
 @pytest.fixture(scope="module")
 def whole(script, tmp_path_factory):
-    """A run of three epochs that nothing disturbed."""
+    """A run of three epochs that nothing disturbed, by a Python as a user starts it."""
     folder = tmp_path_factory.mktemp("runs") / "a run with spaces"
-    result = script("train.py", *QUICK, "--epochs", 3, "--output", folder)
+    result = script("train.py", *SMALL, "--epochs", 3, "--output", folder, python=sys.executable)
     assert result.status == 0, result.err
     return folder, result
 
@@ -36,7 +36,8 @@ def whole(script, tmp_path_factory):
 def test_a_run_writes_what_it_promises(whole, metrics):
     folder, result = whole
     assert sorted(os.listdir(str(folder))) == [
-        "checkpoint.pth.tar", "config.yaml", "metrics.jsonl", "model_best.pth.tar", "train.log",
+        "checkpoint.pth.tar", "checkpoints", "config.yaml", "metrics.jsonl", "model_best.pth.tar",
+        "run.lock", "train.log",
     ]
     log = (folder / "train.log").read_text().splitlines()
     assert log == result.out.splitlines()
@@ -52,7 +53,7 @@ def test_a_run_writes_what_it_promises(whole, metrics):
 
 def test_the_checkpoint_holds_tensors_and_plain_containers_and_says_what_it_is(whole):
     state = checkpoint.load(whole[0] / checkpoint.LAST)
-    assert (state["epoch"], state["arch"]) == (3, "mobilenetv3_small_100")
+    assert (state["epoch"], state["arch"]) == (3, "mobilenetv3_small_050")
     assert state["classes"] == list("0123456789")
     assert state["config"]["img_size"] == 32
 
@@ -66,19 +67,19 @@ def test_the_saved_configuration_runs_the_same_again(whole, script, tmp_path):
 def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_same_weights(
         whole, script, environment, tmp_path, metrics):
     folder = tmp_path / "killed"
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, QUICK), "--epochs", "3",
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, SMALL), "--epochs", "3",
                "--print_freq", "1", "--output", str(folder)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
                                stderr=subprocess.DEVNULL, universal_newlines=True)
     for line in process.stdout:
-        if line.startswith("Epoch: [1][9/"):
+        if line.startswith("Epoch: [1][3/"):
             process.send_signal(signal.SIGKILL)
             break
     assert process.wait(60) == -signal.SIGKILL
     process.stdout.close()
     assert checkpoint.load(folder / checkpoint.LAST)["epoch"] == 1
 
-    result = script("train.py", *QUICK, "--epochs", 3, "--output", folder, "--resume", "auto")
+    result = script("train.py", *SMALL, "--epochs", 3, "--output", folder, "--resume", "auto")
     assert result.status == 0, result.err
     assert "(epoch 1)" in result.lines("=> resumed from")[0]
     assert_same_weights(weights(folder), weights(whole[0]))
@@ -90,7 +91,7 @@ def test_a_run_killed_in_an_epoch_and_resumed_ends_with_the_same_weights(
 
 def test_resuming_a_finished_run_changes_nothing(whole, script):
     before = (whole[0] / checkpoint.LAST).read_bytes()
-    result = script("train.py", *QUICK, "--epochs", 3, "--output", whole[0], "--resume", "auto")
+    result = script("train.py", *SMALL, "--epochs", 3, "--output", whole[0], "--resume", "auto")
     assert result.status == 0, result.err
     assert result.lines("=> best Acc@1")
     assert (whole[0] / checkpoint.LAST).read_bytes() == before
@@ -118,13 +119,14 @@ def test_twenty_steps_equal_those_of_a_plain_loop_with_timm(tmp_path, monkeypatc
     monkeypatch.setattr(  # the log rounds to four digits; the comparison must not
         logfmt.TrainLine, "line", lambda self: (printed.append(self), write(self))[1])
     cfg = config.parse(options.train_parser(), [str(a) for a in (
-        "-c", ROOT / "configs" / "demo.yaml", *QUICK, "--opt", "sgd", "--lr", 0.02, "--max_steps",
+        "-c", ROOT / "configs" / "demo.yaml", *QUICK, "--model",
+        "mobilenetv3_small_050", "--opt", "sgd", "--lr", 0.02, "--max_steps",
         20, "--print_freq", 1, "--skip_validation", "--output", tmp_path / "run")])
     assert entry.run(train.main, cfg, "train.py") == 0
 
     data.seed_epoch(device.select("cpu"), cfg.seed, 0, 0)
-    start = models.create_model("mobilenetv3_small_100", num_classes=10).state_dict()
-    model = timm.create_model("mobilenetv3_small_100", num_classes=10)
+    start = models.create_model("mobilenetv3_small_050", num_classes=10).state_dict()
+    model = timm.create_model("mobilenetv3_small_050", num_classes=10)
     model.load_state_dict(start)
     model.train()
     optimizer = create_optimizer_v2(
@@ -152,7 +154,8 @@ def test_twenty_steps_equal_those_of_a_plain_loop_with_timm(tmp_path, monkeypatc
 def test_every_recipe_part_trains(script, tmp_path, metrics):
     folder = tmp_path / "run"
     result = script(
-        "train.py", "--device", "cpu", "--img_size", 32, "--workers", 1, "--epochs", 2,
+        "train.py", "--device", "cpu", "--img_size", 32, "--workers", 1, "--batch_size", 128,
+        "--model", "mobilenetv3_small_050", "--epochs", 2,
         "--opt", "rmsproptf", "--lr", 0.002, "--sched", "step", "--decay_epochs", 2.4,
         "--decay_rate", 0.973, "--warmup_epochs", 1, "--aa", "rand-m9-mstd0.5", "--reprob", 0.2,
         "--remode", "pixel", "--mixup", 0.2, "--cutmix", 1.0, "--smoothing", 0.1, "--drop", 0.2,
@@ -169,10 +172,10 @@ def test_every_recipe_part_trains(script, tmp_path, metrics):
 
 def test_a_not_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(script, tmp_path):
     folder = tmp_path / "run"
-    good = script("train.py", *QUICK, "--epochs", 1, "--output", folder)
+    good = script("train.py", *SMALL, "--epochs", 1, "--output", folder)
     assert good.status == 0, good.err
     saved = (folder / checkpoint.LAST).read_bytes()
-    bad = script("train.py", *QUICK, "--epochs", 2, "--lr", 1e30, "--sched", "step",
+    bad = script("train.py", *SMALL, "--epochs", 2, "--lr", 1e30, "--sched", "step",
                  "--output", folder, "--resume", "auto")
     assert bad.status == 1
     assert "the loss is" in bad.last and "epoch 1, step " in bad.last
@@ -185,6 +188,7 @@ def test_max_steps_ends_the_run_and_says_that_nothing_was_validated(script, tmp_
     assert result.status == 0, result.err
     assert not result.lines("Test:") and not result.lines(" * Acc@1")
     assert result.out.splitlines()[-1].endswith("checkpoint.pth.tar (not validated)")
+    assert '"model": "mobilenetv3_small_100"' in result.lines("=> run ")[0]  # the demo recipe's
 
 
 @pytest.mark.parametrize("arguments, status, words", [
@@ -225,7 +229,7 @@ def test_another_model_is_not_resumed(whole, script):
     result = script("train.py", *QUICK, "--epochs", 4, "--model", "mobilenetv2_035",
                     "--output", whole[0], "--resume", "auto")
     assert result.status == 1
-    assert "mobilenetv3_small_100" in result.last and "mobilenetv2_035" in result.last
+    assert "mobilenetv3_small_050" in result.last and "mobilenetv2_035" in result.last
 
 
 def test_help_answers_within_a_second_and_loads_nothing_heavy(environment):
@@ -244,7 +248,7 @@ def test_help_answers_within_a_second_and_loads_nothing_heavy(environment):
 
 
 def test_evaluate_scores_the_weights_and_leaves_nothing_behind(whole, script, tmp_path, metrics):
-    result = script("train.py", *QUICK, "--evaluate", "--resume", whole[0] / checkpoint.BEST,
+    result = script("train.py", *SMALL, "--evaluate", "--resume", whole[0] / checkpoint.BEST,
                     cwd=tmp_path)
     assert result.status == 0, result.err
     best = max(record["val_acc1"] for record in metrics(whole[0]))
@@ -256,13 +260,13 @@ def test_the_configuration_is_saved_with_all_options(whole):
     saved = yaml.safe_load((whole[0] / "config.yaml").read_text())
     recipe = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
     assert (saved["epochs"], saved["img_size"], saved["no_aug"]) == (3, 32, True)  # as typed
-    assert (saved["lr"], saved["model"]) == (recipe["lr"], recipe["model"])
+    assert (saved["lr"], saved["opt"]) == (recipe["lr"], recipe["opt"])
     assert (saved["dataset"], saved["mixup"]) == ("demo", 0.0)
 
 
 def test_runs_without_an_output_folder_get_new_ones(script, tmp_path):
     for _ in range(2):
-        result = script("train.py", *QUICK, "--epochs", 1, "--max_steps", 1, "--skip_validation",
+        result = script("train.py", *SMALL, "--epochs", 1, "--max_steps", 1, "--skip_validation",
                         cwd=tmp_path)
         assert result.status == 0, result.err
         time.sleep(1)  # they are named by the second

@@ -14,7 +14,7 @@ import time
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import SMALL
 from harness_stub import copy_package
 
 from mobilenetv3 import checkpoint
@@ -96,7 +96,7 @@ def command(package, epochs, **arguments):
     """Train with the script for several nodes: eleven steps an epoch, at a steady learning rate."""
     given = [f"--{name}={value}" for name, value in arguments.items()]
     return ["bash", str(package / "test" / "train_full_16p.sh"), *given, f"--epochs={epochs}",
-            "--", *map(str, QUICK), "--batch_size", "128", "--sched", "step",
+            "--", *map(str, SMALL), "--batch_size", "128", "--sched", "step",
             f"--dist_timeout={TIMEOUT}"]
 
 
@@ -140,8 +140,9 @@ def cut_run(hosts, package, env, tmp_path_factory):
 
 
 def test_two_hosts_of_two_ranks_train_what_four_ranks_of_one_host_train(
-        cut_run, package, env, tmp_path):
+        cut_run, package, env, warm, tmp_path):
     folder = tmp_path / "one host"
+    env = dict(env, PYTHON=warm({}), MNV3_CHECKED_PYTHON=warm({}))
     alone = subprocess.run(command(package, 1, nnodes=1, nproc=4, output=folder), env=env,
                            capture_output=True, text=True, timeout=120)
     assert alone.returncode == 0, alone.stderr
