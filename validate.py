@@ -55,7 +55,7 @@ def main(cfg):
 
     # Score one after the other.
     run = runfolder.RunFolder(folder, who.is_main)
-    for line in filter(None, (source.note, note, device.note)):
+    for line in filter(None, (*source.note.splitlines(), note, device.note)):
         run.log(line)
     found = [
         score(own, candidate, source, device, who, run, where)
@@ -164,7 +164,7 @@ def score(cfg, candidate, source, device, who, run, details):
     """Score one candidate, with a configuration of its own; returns its figures."""
     from mobilenetv3 import build, confusion, engine, logfmt
 
-    model = candidate.model.to(device.torch_device, memory_format=build.memory_format(cfg))
+    model = candidate.model.to(device.torch_device, memory_format=build.memory_format(cfg, device))
     precision = build.precision(cfg, device)
     precision.prepare(model)
     loader = build.val_loader(cfg, source, device, who)

@@ -6,7 +6,7 @@ import torch
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 
-from mobilenetv3 import apex_amp, convert, data, dist, models
+from mobilenetv3 import apex_amp, convert, cpus, data, dist, heap, models
 from mobilenetv3 import device as devices
 from mobilenetv3 import precision as precisions
 
@@ -14,12 +14,18 @@ from mobilenetv3 import precision as precisions
 def device(cfg, who):
     """The device of this rank, bound to the process, and a note on the choice ("" for none)."""
     card, note = devices.card_index(cfg.device_id, who.card)
-    return devices.select(cfg.device, card), note
+    chosen = devices.select(cfg.device, card)
+    if chosen.module is None:
+        heap.keep_freed()
+    return chosen, note
 
 
-def memory_format(cfg):
-    """NHWC or NCHW."""
-    return torch.channels_last if cfg.channels_last else torch.contiguous_format
+def memory_format(cfg, device):
+    """NHWC or NCHW; where it was left open, what is faster."""
+    wanted = cfg.channels_last
+    if wanted is None:
+        wanted = device.is_faster_in_nhwc(cfg.apex)
+    return torch.channels_last if wanted else torch.contiguous_format
 
 
 def precision(cfg, device):
@@ -79,7 +85,8 @@ def start_weights(cfg):
 def val_source(cfg, download=False):
     """The validation set."""
     return data.open_source(
-        cfg.dataset, cfg.data_path, cfg.val_split, cfg.train_split, download, cfg.val_labels
+        cfg.dataset, cfg.data_path, cfg.val_split, cfg.train_split, download, cfg.val_labels,
+        cfg.shard_cache, cfg.shard_cache_gb,
     )
 
 
@@ -90,16 +97,11 @@ def sources(cfg):
         ValueError: they do not have the same classes.
     """
     train = data.open_source(
-        cfg.dataset, cfg.data_path, cfg.train_split, cfg.val_split, cfg.dataset_download
+        cfg.dataset, cfg.data_path, cfg.train_split, cfg.val_split, cfg.dataset_download,
+        shard_cache=cfg.shard_cache, shard_cache_gb=cfg.shard_cache_gb,
     )
     val = val_source(cfg)
-    if train.classes != val.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))[:5]
-        raise ValueError(
-            f"{cfg.train_split} and {cfg.val_split} must have the same classes; only one of them "
-            f"has {', '.join(differing)}"
-        )
-    return train, val
+    return data.check_pair(train, val, cfg.train_split, cfg.val_split), val
 
 
 def loaders(cfg, device, who):
@@ -121,7 +123,7 @@ def train_loader(cfg, source, device, who):
             f"--batch_size {cfg.batch_size} gives each of {who.world} ranks {share} images; Mixup "
             f"and CutMix mix them in pairs: use a multiple of {2 * who.world}"
         )
-    common = _common(cfg, who)
+    common = _common(cfg, who, device)
     return data.train_loader(
         source, device, batch_size=cfg.batch_size, seed=cfg.seed,
         transform=data.train_transform(
@@ -137,7 +139,7 @@ def train_loader(cfg, source, device, who):
             mode=cfg.mixup_mode, label_smoothing=cfg.smoothing,
             num_classes=cfg.num_classes or len(source.classes),
         ) if mixes else None,
-        mixup_off_epoch=cfg.mixup_off_epoch, fast=cfg.decode == "fast", **common,
+        mixup_off_epoch=cfg.mixup_off_epoch, fast=cfg.decode == "fast", replaces=True, **common,
     )
 
 
@@ -151,14 +153,17 @@ def val_loader(cfg, source, device, who):
     return data.val_loader(
         source, device, batch_size=val_batch(cfg, who),
         transform=data.val_transform(cfg.img_size, cfg.crop_pct, cfg.interpolation),
-        **_common(cfg, who),
+        **_common(cfg, who, device),
     )
 
 
-def _common(cfg, who):
+def _common(cfg, who, device):
     return {
         "rank": who.rank, "world": who.world, "mean": cfg.mean or data.IMAGENET_MEAN,
         "std": cfg.std or data.IMAGENET_STD,
         "workers": data.worker_count(cfg.workers, who.local_world),
-        "channels_last": cfg.channels_last,
+        "channels_last": memory_format(cfg, device) == torch.channels_last,
+        "patience": cfg.data_retry_seconds,
+        "own_cpus": cpus.for_workers(who.local_rank, who.local_world) if cfg.pin_workers
+        else frozenset(),
     }

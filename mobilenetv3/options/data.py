@@ -24,7 +24,8 @@ def data(parser):
     add = parser.add_argument_group("data").add_argument
     add("data", nargs="?", type=PATH, metavar="DATA", help="the same as --data_path")
     add("--data_path", "--data", "--data_dir", metavar="DIR", type=PATH, default="",
-        help="the data set's folder (default: the built-in demo set)")
+        help="the data set's folder, or a prepared set's folder or URL, see docs/data.md (default: "
+             "the built-in demo set)")
     add("--dataset", type=Choice("imagenet", "folder", "cifar10", "demo"),
         help="imagenet is a folder of 1000 classes (default: folder with a data path, else demo)")
     add("--dataset_download", action=Flag,
@@ -38,6 +39,10 @@ def data(parser):
         help="labels of validation images that lie in one folder without class folders: lines of "
              "NAME and class (a training folder's name, a synset, or a number from 0), or "
              "ImageNet's own files (python -m pydoc mobilenetv3.data.labels)")
+    add("--shard_cache", metavar="DIR", type=PATH, default="",
+        help="where shards from a URL are kept (default: ~/.cache/mobilenetv3/shards)")
+    add("--shard_cache_gb", metavar="GB", type=NOT_NEGATIVE, default=0.0,
+        help="room for them: those not used for the longest time give way (default: no limit)")
     add("--img_size", metavar="PIXELS", type=IMG_SIZE, default=224,
         help="side of the square that the model sees")
     add("--batch_size", "-b", metavar="IMAGES", type=POSITIVE_INT, default=64,
@@ -46,6 +51,16 @@ def data(parser):
         help="images in one step of validation (default: as --batch_size)")
     add("--workers", "-j", "--num_parallel_workers", metavar="N", type=COUNT, default=4,
         help="loader processes of each rank; 0 loads in the training process")
+    add("--pin_workers", action=Flag, default=True,
+        help="where several ranks are on a host, the loader processes of each run on CPUs of its "
+             "own; =false leaves them to the system, as a launcher does that binds ranks itself")
+    add("--data_retry_seconds", metavar="SECONDS", type=NOT_NEGATIVE, default=60.0,
+        help="how long to wait for a file system that is away; then it is an error")
+    if parser.trains:
+        add("--max_bad_files", metavar="N", type=COUNT,
+            help="training files that cannot be used, each replaced by another image and listed "
+                 "in the run's bad_files.txt, before the run stops (default: 10, or 0.1%% of the "
+                 "training set if that is more)")
     add("--pin_mem", action=Flag, help="accepted; host memory is pinned wherever there is a card")
     add("--mean", type=SHARE, nargs=3, metavar=("R", "G", "B"),
         help="mean of images scaled to 0..1 (default: ImageNet's)")

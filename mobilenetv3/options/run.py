@@ -1,6 +1,7 @@
 """Options of a run: device, precision, ranks, files."""
 from mobilenetv3.arguments import (
     COUNT,
+    NOT_NEGATIVE,
     PATH,
     PATH_OR_FLAG,
     POSITIVE_INT,
@@ -10,6 +11,7 @@ from mobilenetv3.arguments import (
     Number,
 )
 
+COMPILE = Choice("default", "reduce-overhead", "max-autotune")
 DEVICE = Choice("auto", "npu", "cuda", "cpu")
 SEED = Number(int, "an integer from 0 to 2147483647", lambda n: 0 <= n < 2**31)
 LOSS_SCALE = Number(float, "dynamic or a positive number", lambda x: x > 0, word="dynamic")
@@ -34,7 +36,9 @@ def device(parser):
     add("--amp_dtype", type=Choice("float16", "bfloat16"), metavar="TYPE",
         help="half precision of --apex: float16 or bfloat16 (default: float16; on the CPU "
              "bfloat16)")
-    add("--channels_last", action=Flag, help="keep images and weights in NHWC order")
+    add("--channels_last", action=Flag, default=None,
+        help="keep images and weights in NHWC order, or with --channels_last=false in NCHW "
+             "(default: NHWC where it is faster: on the CPU, and on NVIDIA cards with --apex)")
 
 
 def distributed(parser):
@@ -64,10 +68,30 @@ def run(parser):
     add("--output", metavar="DIR", type=PATH, default="",
         help="folder of this run, new or empty (default: a new one under output/)")
     add("--resume", type=PATH, default="",
-        help="checkpoint of a run to go on with, or auto: the newest in --output")
+        help="checkpoint of a run to go on with, or auto: the newest in --output that is whole; "
+             "with none there yet, it starts from the beginning")
+    add("--checkpoint_every", "--recovery_interval", metavar="STEPS", type=COUNT, default=0,
+        help="save a checkpoint every so many steps, too; 0: only after each epoch")
+    add("--checkpoint_minutes", metavar="MINUTES", type=NOT_NEGATIVE, default=0.0,
+        help="save a checkpoint when so many minutes have passed since the one before; 0: only "
+             "after each epoch")
+    add("--keep_last", "--checkpoint_hist", "--keep_checkpoint_max", metavar="N",
+        type=POSITIVE_INT, default=2, help="how many of the newest checkpoints stay, besides the "
+        "best")
+    add("--keep_every", metavar="EPOCHS", type=COUNT, default=0,
+        help="the checkpoint of every so many epochs stays for good; 0: none")
+    add("--on_nan", type=Choice("stop", "restore"), default="stop",
+        help="when the loss becomes NaN or infinite: stop, or restore the newest checkpoint and go "
+             "on behind the step that failed, at most three times")
     add("--evaluate", "-e", action=Flag, help="score the weights instead of training")
     add("--skip_validation", action=Flag, help="train without validation, to measure speed")
     add("--log_tensorboard", "--tensorboard", action=Flag, help="write TensorBoard events, too")
+    add("--compile", metavar="MODE", nargs="?", const=COMPILE.words[0], type=COMPILE,
+        help="compile forward and loss by torch.compile: default, reduce-overhead (CUDA graphs) or "
+             "max-autotune; where that fails, the log says why and the run goes on without")
+    add("--profile", metavar="STEPS", nargs="?", const=10, type=POSITIVE_INT,
+        help="watch some steps after the first, 10 unless given, and write a trace and a summary "
+             "of where their time went into the folder profile/ of the run")
 
 
 def score(parser):

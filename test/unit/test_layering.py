@@ -7,29 +7,36 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 RANKS = {
-    "host": 0, "device": 0, "arguments": 0, "config": 0, "options": 0, "logfmt": 0, "scaling": 0,
-    "files": 0, "metrics": 0, "checkpoint": 0, "entry": 0, "gradients": 0, "atc": 0, "peers": 0,
-    "formats": 0,
-    "dist": 1, "precision": 1, "optim": 1, "finetune": 1, "runfolder": 1, "models": 1, "data": 1,
-    "predictions": 1, "results": 1, "sheet": 1, "confusion": 2,
+    "host": 0, "cpus": 0, "device": 0, "arguments": 0, "config": 0, "options": 0, "logfmt": 0,
+    "scaling": 0,
+    "files": 0, "faults": 0, "metrics": 0, "checkpoint": 0, "entry": 0, "gradients": 0, "atc": 0,
+    "peers": 0,
+    "formats": 0, "text": 0, "heap": 0,
+    "dist": 1, "precision": 1, "optim": 1, "compiling": 1, "profiling": 1, "finetune": 1,
+    "runfolder": 1, "models": 1, "data": 1,
+    "keep": 1, "predictions": 1, "results": 1, "sheet": 1, "confusion": 2,
     "apex_amp": 2, "convert": 2, "engine": 2, "report": 2, "doctor": 2, "probe": 2,
     "prepare": 2, "inference": 2, "onnxfile": 2, "exporting": 2,
-    "api": 3, "build": 4,
+    "interrupt": 2, "api": 3, "snapshot": 3, "build": 4, "resuming": 4, "training": 5,
 }
 # Inside rank 0, and inside the two packages, the arrows that are allowed.
-WITHIN = {("device", "host"), ("options", "arguments"), ("config", "arguments"),
-          ("config", "files"), ("entry", "peers"), ("checkpoint", "files"),
+WITHIN = {("device", "host"), ("cpus", "host"), ("options", "arguments"), ("config", "arguments"),
+          ("config", "files"), ("config", "text"), ("arguments", "text"), ("entry", "text"),
+          ("entry", "peers"), ("entry", "faults"), ("checkpoint", "files"),
           ("inference", "prepare"),
           ("exporting", "onnxfile"),
           ("formats", "files"), ("checkpoint", "formats")}
 INSIDE = {
-    "models": ["tables", "arch", "names", "layers", "blocks", "extract", "features", "mobilenet",
+    "models": ["tables", "arch", "names", "backward", "layers", "blocks", "extract", "features",
+               "fuse", "mobilenet",
                "xiaolai_blocks", "xiaolai", "lraspp", "pretrained", "counts", "__init__",
                "__main__"],
-    "data": ["demo", "cifar", "labels", "sources", "decode", "transforms", "samplers",
-             "loader", "__init__"],
-    "formats": ["tensorbytes", "unpickle", "torchpickle", "torchfile", "safetensors", "mindspore",
-                "__init__"],
+    "data": ["imagefile", "badfiles", "patience", "demo", "cifar", "labels", "filelist", "listing",
+             "layout", "manifest", "samplers", "shards", "fetch", "remote", "sources", "decode",
+             "transforms", "dataset", "loader", "__init__", "shrink", "writer", "prepare", "scan",
+             "findings", "check"],
+    "formats": ["tensorbytes", "unpickle", "torchpickle", "torchfile", "torchwriter",
+                "safetensors", "mindspore", "__init__"],
     "options": ["model", "data", "optimizer", "run", "export", "predict", "__init__"],
     "convert": ["layout", "source", "fit", "translate", "own", "unwrap", "timm", "torchvision",
                 "mmpretrain", "mindcv", "dli14", "lraspp", "xiaolai", "weights", "load", "write",
@@ -37,7 +44,7 @@ INSIDE = {
 }
 LIGHT = ("arguments", "config", "options/__init__", "options/model", "options/data",
          "options/optimizer", "options/run", "options/export", "options/predict", "atc", "logfmt",
-         "report", "entry", "files")
+         "report", "entry", "files", "text")
 
 
 def imports(path):
