@@ -9,10 +9,11 @@ is a forward pass in eval mode. Images are random and are on the device. Every n
 and in NHWC, and the better of its two stands in the table; ratios are to the best of the others in
 the same precision. --compile adds all of them under torch.compile.
 
-"as train.py" is what train.py and the commands for inference do besides: on the CPU they keep freed
-memory (see mobilenetv3/heap.py), update in fused kernels, and fold batch norms for inference. Rows
-without that word have PyTorch's plain update and allocator for all packages alike; with --kept,
-freed memory is kept for all.
+"at its best" is this package with what is not the network's: on the CPU freed memory is kept, as by
+train.py and validate.py (see mobilenetv3/heap.py); weights are updated in fused kernels, as by
+train.py; for inference batch norms are folded by models.fuse_conv_bn, which users call. The other
+rows have PyTorch's plain update and allocator for all packages alike; with --kept, freed memory is
+kept for all.
 """
 import argparse
 import contextlib
@@ -73,13 +74,13 @@ def network(package, name):
 # ---- The cases: each is a function of no arguments, one step.
 
 
-def training(options, where, name, package, layout, level, compiled, as_train):
+def training(options, where, name, package, layout, level, compiled, at_best):
     size = (options.batch_size, 3, options.img_size, options.img_size)
     images = torch.randn(size, device=where.torch_device).contiguous(memory_format=LAYOUTS[layout])
     targets = torch.zeros(options.batch_size, dtype=torch.long, device=where.torch_device)
     model = network(package, name).to(where.torch_device, memory_format=LAYOUTS[layout]).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    if as_train:
+    if at_best:
         optim.set_form(optimizer, "auto", where)
     precision = create_precision(level[0], where, level[1])
     precision.prepare(model, optimizer)
@@ -91,11 +92,11 @@ def training(options, where, name, package, layout, level, compiled, as_train):
     return step
 
 
-def inference(options, where, name, package, layout, level, compiled, as_train):
+def inference(options, where, name, package, layout, level, compiled, at_best):
     size = (options.batch_size, 3, options.img_size, options.img_size)
     images = torch.randn(size, device=where.torch_device).contiguous(memory_format=LAYOUTS[layout])
     model = network(package, name).eval()
-    if as_train:
+    if at_best:
         model = models.fuse_conv_bn(model)
     model = model.to(where.torch_device, memory_format=LAYOUTS[layout])
     precision = create_precision(level[0], where, level[1])
@@ -201,7 +202,7 @@ def cases(options, where, work, name, level):
                     compiled, False)
     kept = where.module is None
     for compiled in (False, True) if options.compile else (False,):
-        shown = f"{OURS}, as train.py{' --compile' if compiled else ''}"
+        shown = f"{OURS}, at its best{', torch.compile' if compiled else ''}"
         for layout in LAYOUTS:
             found[f"{shown} [{layout}]"] = partial(
                 make, options, where, work, name, kept, OURS, layout, level, compiled, True)

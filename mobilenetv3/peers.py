@@ -98,8 +98,20 @@ class Pulse:
     def close(self) -> None:
         self._stop.set()
 
-    def laggards(self) -> str:
-        """The ranks that are behind the others, and where; "" where none is or nothing is known."""
+    def laggards(self, patience_s: float = 3.0) -> str:
+        """The ranks that are behind the others, and where; "" where none is or nothing is known.
+
+        Args:
+            patience_s: how long to wait for the store; where the network is gone it never answers.
+        """
+        found: List[str] = []
+        # A thread of its own, because nothing else ends a read that gets no answer.
+        reader = threading.Thread(target=lambda: found.append(self._behind()), daemon=True)
+        reader.start()
+        reader.join(patience_s)
+        return found[0] if found else ""
+
+    def _behind(self) -> str:
         try:
             places = [self._read(rank) for rank in range(self.world)]
         except Exception:  # noqa: BLE001  (the store may be gone with the host that has it)

@@ -2,7 +2,8 @@
 
 Rank 0 watches some steps after a warm-up. Each of their phases ends when the device has done what
 the phase asked of it, so that the time is the phase's own; for that the steps are a little slower
-than others. The trace opens in https://ui.perfetto.dev and chrome://tracing.
+than others. The trace opens in https://ui.perfetto.dev and chrome://tracing; before PyTorch 1.9
+there is none, and no table of operators.
 """
 import contextlib
 import gzip
@@ -86,7 +87,8 @@ class Profile:
         profiler, self._profiler = self._profiler, None
         profiler.__exit__(None, None, None)
         trace = ""
-        if hasattr(profiler, "key_averages"):  # torch_npu's writes files of its own instead
+        # torch_npu's writes files of its own instead, and 1.8 has phases only.
+        if hasattr(profiler, "key_averages"):
             trace = "rank0.json.gz"
             plain = self.folder / "rank0.json"
             profiler.export_chrome_trace(str(plain))
@@ -97,7 +99,8 @@ class Profile:
         (self.folder / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         for line in lines:
             self.log(f"=> {line}" if line else line)
-        self.log(f"=> --profile: {self.folder / 'summary.txt'}, trace: {self.folder / trace}")
+        found = f", trace: {self.folder / trace}" if trace or not self.device.is_builtin else ""
+        self.log(f"=> --profile: {self.folder / 'summary.txt'}{found}")
 
     def _summary(self, seconds: float, profiler: Any) -> List[str]:
         phases = dict(self._seconds, other=max(0.0, seconds - sum(self._seconds.values())))
@@ -126,8 +129,8 @@ def _row(name: str, seconds: float, share: float) -> str:
 
 def _profiler(device: Device, folder: Path):
     """PyTorch's profiler, or that of the package that brings the device."""
-    if TORCH_VERSION < (1, 9):  # its torch.profiler takes minutes for a step
-        return torch.autograd.profiler.profile()
+    if TORCH_VERSION < (1, 9):  # 1.8's takes many minutes to sort the events of two steps
+        return contextlib.nullcontext()
     outer = None
     if not device.is_builtin:
         package = sys.modules[device.module.__name__.partition(".")[0]]

@@ -1,6 +1,8 @@
 """Breaks in an epoch: signals, checkpoints that are due, and what ranks know of each other."""
 import os
 import signal
+import threading
+import time
 
 import pytest
 
@@ -126,13 +128,17 @@ def test_an_interrupted_command_ends_with_128_and_the_signal(number, status, cap
     assert capsys.readouterr().err == f"train.py: interrupted by {name}; saved in /run\n"
 
 
-class Store(dict):
+class Store:
     """A job's store in memory, with the two methods of torch.distributed's."""
 
-    set = dict.__setitem__
+    def __init__(self):
+        self.values = {}
+
+    def set(self, key, value):
+        self.values[key] = value
 
     def get(self, key):
-        return self[key].encode()
+        return self.values[key].encode()
 
 
 def job(ranks, **options):
@@ -168,8 +174,18 @@ def test_nobody_is_blamed_where_all_ranks_are_at_the_same_place():
 
 def test_a_store_that_is_gone_costs_nothing_but_the_answer():
     pulses, store = job(2)
-    store.clear()
+    store.values.clear()
     assert pulses[0].laggards() == ""
+
+
+def test_a_store_that_never_answers_as_behind_a_cut_cable_does_not_hold_up_the_error():
+    pulses, store = job(2)
+    silence = threading.Event()
+    store.get = lambda key: silence.wait()
+    started = time.monotonic()
+    assert pulses[0].laggards(patience_s=0.1) == ""
+    assert time.monotonic() - started < 5.0
+    silence.set()
 
 
 def test_a_rank_that_waits_long_says_for_whom():

@@ -37,8 +37,10 @@ def test_a_profile_has_a_trace_and_says_where_the_time_went(tmp_path):
     assert float(shown["data wait"][1].rstrip("%")) > 50
     parts = [float(shown[name][0]) for name in (*profiling.PHASES, "other")]
     assert abs(sum(parts) - float(shown["whole step"][0])) < 0.05  # five roundings to 0.01 ms
-    assert "addmm" in summary
     assert any("profile of 3 steps" in line for line in lines)
+    if device.TORCH_VERSION < (1, 9):
+        return  # phases only
+    assert "addmm" in summary
     with gzip.open(str(tmp_path / "profile" / "rank0.json.gz")) as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
     assert {f"step: {name}" for name in profiling.PHASES} <= names
