@@ -15,6 +15,9 @@ from mobilenetv3.data.badfiles import BadFiles
 from mobilenetv3.device import Device
 from mobilenetv3.text import printable
 
+STAY_S = 20
+"""How long a worker goes on after SIGTERM; schedulers give a run about 30 s to end."""
+
 
 def collate(items: List[tuple]) -> tuple:
     """Stack N arrays (3, H, W) into uint8 (N, H, W, 3), and their labels into int64 (N,).
@@ -46,10 +49,13 @@ def _start_worker(own: FrozenSet[int], worker: int) -> None:
     cpus.bind(own)
     torch.set_num_threads(1)
     # What asks the run to end reaches its workers, too, but a step that is to be finished needs its
-    # batch. They end with the training process.
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"):
+    # batch. SIGTERM also is how a process ends the workers that it leaves: they stay a while.
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(STAY_S))
 
 
 class DeviceLoader:

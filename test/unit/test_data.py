@@ -1,4 +1,8 @@
+import multiprocessing
+import os
 import random
+import signal
+import time
 from collections import Counter
 
 import numpy as np
@@ -8,6 +12,7 @@ from PIL import Image
 
 from mobilenetv3 import data, device
 from mobilenetv3.data import demo
+from mobilenetv3.data import loader as loading
 
 CPU = device.select("cpu")
 
@@ -325,3 +330,26 @@ def test_the_splits_are_named_in_the_layout_that_errors_show(tmp_path):
     (tmp_path / "val").mkdir()
     with pytest.raises(FileNotFoundError, match=r"DIR/train/CLASS/\*.jpg and DIR/val/CLASS"):
         data.open_source("folder", str(tmp_path), "val", "train")
+
+
+def test_a_worker_outlives_sigterm_for_its_batch_but_not_for_ever(monkeypatch):
+    """A process that leaves its workers to Python's exit ends them by SIGTERM and waits for them."""
+    monkeypatch.setattr(loading, "STAY_S", 1)
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    worker = fork.Process(target=_worker_that_waits, args=(ready,), daemon=True)
+    worker.start()
+    assert ready.wait(20.0)
+    os.kill(worker.pid, signal.SIGINT)
+    worker.terminate()
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.join(20.0)
+    assert worker.exitcode == -signal.SIGALRM
+
+
+def _worker_that_waits(ready):
+    loading._start_worker(frozenset(), 0)
+    ready.set()
+    while True:
+        time.sleep(0.1)

@@ -45,5 +45,9 @@ class WarmPython:
         """End the server and all processes that it started."""
         self.process.stdin.close()
         self.process.stdout.close()
-        self.process.wait()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # a process forked from this one still has its input open
+            self.process.kill()
+            self.process.wait()
         self.folder.cleanup()
