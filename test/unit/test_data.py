@@ -333,7 +333,7 @@ def test_the_splits_are_named_in_the_layout_that_errors_show(tmp_path):
 
 
 def test_a_worker_outlives_sigterm_for_its_batch_but_not_for_ever(monkeypatch):
-    """A process that leaves its workers to Python's exit ends them by SIGTERM and waits for them."""
+    """Python's exit ends the workers that are left by SIGTERM, and then waits for them."""
     monkeypatch.setattr(loading, "STAY_S", 1)
     fork = multiprocessing.get_context("fork")
     ready = fork.Event()
