@@ -31,8 +31,8 @@ class Watch:
 
     Args:
         every_steps: steps of an epoch from one checkpoint to the next; 0 for none.
-        every_minutes: minutes from one checkpoint to the next; 0 for none. Rank 0's clock counts,
-            which is one that nobody sets.
+        every_minutes: minutes from one checkpoint to the next, by a clock that nobody sets; 0 for
+            none. The rank counts whose minutes are over first.
         pulse: told where this rank is; None for nobody.
         bad_files: shared between the ranks when one of them has found some; None for none.
     """
@@ -51,6 +51,7 @@ class Watch:
         self._saved = now()
         self._step = 0
         self._exchange = None  # (its handle, the numbers)
+        self._is_stale = False  # whether the exchange under way may ask for what has been done
 
     def listen(self) -> None:
         """Take the signals over. Only the main thread of a process can."""
@@ -82,6 +83,8 @@ class Watch:
         is_due = bool(self.seconds) and self.now() - self._saved >= self.seconds
         has_bad = self.bad_files is not None and self.bad_files.is_waiting
         number, due, bad = self._agree(self.received or 0, int(is_due), int(has_bad))
+        if self._is_stale:  # asked before the checkpoint that answered it
+            self._is_stale, due = False, 0
         if bad:
             self.bad_files.share()
         self.agreed = number or None
@@ -96,6 +99,7 @@ class Watch:
     def saved(self) -> None:
         """A checkpoint was taken: the next one is due so many minutes from now."""
         self._saved = self.now()
+        self._is_stale = self._exchange is not None
 
     def _agree(self, *numbers: int) -> List[int]:
         """The largest of each number over the ranks, as they were one update ago."""

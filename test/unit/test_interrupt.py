@@ -104,6 +104,24 @@ def test_checkpoints_are_due_after_so_many_minutes_of_a_clock_that_nobody_sets()
     assert not watch.wants_break(4)
 
 
+def test_ranks_that_agree_one_update_late_save_once_for_a_minute_that_is_over(monkeypatch):
+    class Done:
+        def wait(self):
+            pass
+
+    monkeypatch.setattr(interrupt.dist, "is_parallel", lambda: True)
+    monkeypatch.setattr(interrupt.dist, "start_max", lambda values: Done())
+    clock = Clock()
+    watch, saved = interrupt.Watch(every_minutes=1.0, now=clock), []
+    for step in range(1, 11):
+        clock.now += 15.0
+        if watch.wants_break(step):
+            saved.append(step)
+            watch.saved()
+    # The minute is over at step 4, which the ranks know at 5; the next at 9, known at 10.
+    assert saved == [5, 10]
+
+
 def test_a_validation_ends_at_the_batch_after_a_signal():
     watch = interrupt.Watch()
     batches = watch.guard([1, 2, 3])
