@@ -1,11 +1,17 @@
 """For all tests."""
 import os
+import signal
 
 import pytest
 
 # As the package itself does, but before a test imports torch: an installed torch_npu without CANN
 # must not end the suite.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+# A shell without job control starts what runs in the background with SIGINT ignored, and so would
+# be every command here: none could show what Ctrl-C does.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
