@@ -19,9 +19,10 @@ import json, os, signal, sys, time
 from mobilenetv3.logfmt import Accuracy, Best, Run, Throughput, TrainLine
 rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 call = dict(argv=sys.argv, cwd=os.getcwd(), pid=os.getpid(), env=dict(os.environ))
-with open(os.path.join(os.environ["STUB_CALLS"], "new." + str(rank)), "w") as file:
+calls = os.environ["STUB_CALLS"]
+with open(os.path.join(calls, "new." + str(os.getpid())), "w") as file:  # of runs at the same time
     json.dump(call, file)
-os.rename(file.name, file.name.replace("new.", "call."))
+os.replace(file.name, os.path.join(calls, "call." + str(rank)))
 
 def good_run():
     if rank == 0:

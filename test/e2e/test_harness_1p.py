@@ -228,7 +228,7 @@ def test_a_later_run_takes_a_folder_of_its_own(tree):
 
 def test_runs_that_start_together_share_no_folder(tree):
     done = [finish(process) for process in [tree.start("train_full_1p.sh") for _ in range(4)]]
-    assert [run.returncode for run in done] == [0] * 4
+    assert [run.returncode for run in done] == [0] * 4, [run.stderr for run in done]
     assert sorted(path.name for path in tree.output.iterdir()) == ["0", "0.2", "0.3", "0.4"]
     for log in tree.output.glob("*/train_0.log"):
         assert log.read_text().count("Epoch: [0]") == 3
