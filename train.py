@@ -83,9 +83,10 @@ def main(cfg):
     precision = build.precision(cfg, device)
     precision.prepare(model, optimizer)  # after the average, which is kept in float32
     parallel = dist.wrap(model, device, who, precision.gradients_stay)
-    side = cfg.train_img_size or cfg.img_size
-    dist.settle(parallel.train(), precision.forward,
-                torch.zeros(2, 3, side, side, device=device.torch_device))
+    if not cfg.evaluate:
+        side = cfg.train_img_size or cfg.img_size
+        dist.settle(parallel.train(), precision.forward,
+                    torch.zeros(2, 3, side, side, device=device.torch_device))
     criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
 
     # Resume, then the run folder: a checkpoint that does not fit must not leave a folder behind.

@@ -26,7 +26,8 @@ _FREE = {
     "world_size", "dist_rank", "dist_url", "dist_backend", "dist_timeout", "ckpt_path",
     "pretrained", "log_tensorboard", "evaluate", "data_path", "dataset_download", "pin_mem",
     "keep_last", "keep_every", "checkpoint_every", "checkpoint_minutes", "on_nan",
-    "max_bad_files", "data_retry_seconds", "compile", "profile",
+    "max_bad_files", "data_retry_seconds", "compile", "profile", "pin_workers", "shard_cache",
+    "shard_cache_gb",
 }
 """Options that change nothing of what is learnt, or that a resumed run does not look at."""
 
@@ -179,7 +180,7 @@ def _all_ranks(parts: Parts) -> List[Dict[str, Any]]:
     if not dist.is_parallel():
         return [own]
     written = io.BytesIO()
-    torch.save(own, written)
+    checkpoint.write(written, own)
     return [checkpoint.loads(data) for data in dist.gather_bytes(written.getvalue())]
 
 

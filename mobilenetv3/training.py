@@ -57,8 +57,7 @@ def train(job, place, state):
     restores = RESTORES if job.goes_back else 0
     while epoch < job.schedule.epochs and epoch * steps < job.total_steps:
         started = time.monotonic()
-        progress = engine.Progress(epoch, steps, job.total_steps - epoch * steps, place.step,
-                                   place.score)
+        progress = progress_at(job, epoch, place.step, place.score)
         was_over = progress.is_over  # trained by a run that was interrupted in its validation
         record = {"epoch": epoch, "lr": begin(job, progress, state)}
         place, state = snapshot.Place(epoch + 1), {}
@@ -96,6 +95,12 @@ def train(job, place, state):
         run.metrics(**record, seconds=time.monotonic() - started)
         save(job, engine.Progress(epoch, steps), best, is_best)
     return best
+
+
+def progress_at(job, epoch, step, score):
+    """The progress of an epoch of which so many steps are done; the run may end inside of it."""
+    steps = len(job.train_loader)
+    return engine.Progress(epoch, steps, job.total_steps - epoch * steps, step, score)
 
 
 def begin(job, progress, state):
@@ -150,7 +155,6 @@ def go_back(job, error):
     The same steps would give the same loss: those from the checkpoint to the one that failed are
     left out. Returns the epoch's new progress.
     """
-    steps = len(job.train_loader)
     if job.keeper is not None:
         job.keeper.flush()
     found = resuming.find("auto", job.run.path, job.who)
@@ -159,8 +163,7 @@ def go_back(job, error):
     place = snapshot.put_back(found.state, job.parts)
     step = -(-(error.step + 1) // job.loop.accumulate) * job.loop.accumulate
     score = place.score if place.epoch == error.epoch else metrics.Score()
-    progress = engine.Progress(error.epoch, steps, job.total_steps - error.epoch * steps,
-                               min(step, steps), score)
+    progress = progress_at(job, error.epoch, min(step, len(job.train_loader)), score)
     job.run.log(f"=> {error.what}; back to {found.path} (epoch {place.epoch}, step {place.step}), "
                 f"and on from epoch {progress.epoch}, step {progress.step}")
     begin(job, progress, {})
