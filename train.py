@@ -13,7 +13,8 @@ import sys
 
 from mobilenetv3 import config, entry, options
 
-OPEN = ("bn_eps", "bn_momentum", "pad_type", "width_rule")  # the model's own, or its weights'
+# Options whose default is the model's own, or its weights'.
+OPEN = ("bn_eps", "bn_momentum", "pad_type", "width_rule", "stem_stride")
 
 
 def main(cfg):

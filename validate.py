@@ -89,7 +89,7 @@ def read_candidates(cfg):
 def given_options(cfg):
     """What the command line says of the network beside its name."""
     given = {"bn_eps": cfg.bn_eps, "bn_momentum": cfg.bn_momentum, "pad_type": cfg.pad_type,
-             "width_rule": cfg.width_rule}
+             "width_rule": cfg.width_rule, "stem_stride": cfg.stem_stride}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -32,6 +32,7 @@ _MODEL_OPTIONS = {
     "model": "arch", "num_classes": "num_classes", "drop": "drop_rate",
     "drop_path": "drop_path_rate", "bn_eps": "bn_eps", "bn_momentum": "bn_momentum",
     "pad_type": "pad_type", "width_rule": "width_rule",
+    "stem_stride": "stem_stride",
 }
 DEFAULT_MODEL = options.train_parser().defaults()["model"]  # of a YAML file that names none
 _CLASS_COUNTS = {"imagenet": 1000, "cifar10": 10, "demo": 10}

@@ -11,7 +11,7 @@ from .fit import Difference
 from .weights import Weights, width_of
 
 # Options that the shapes do not show and the outputs depend on.
-SILENT = ("bn_eps", "pad_type")
+SILENT = ("bn_eps", "pad_type", "stem_stride")
 
 
 def build(

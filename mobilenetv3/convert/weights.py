@@ -77,6 +77,8 @@ def read(path: PathLike, ema: Optional[bool] = None, arch: Optional[str] = None)
             path=path, extras={**metadata, **content.extras, "told": arch}
         )
         weights = _read_own(state, content) if own.claims(state) else _read_foreign(content)
+        if "width_mult" in weights.config:  # files of others, and older ones, do not say it
+            weights.config.setdefault("stem_stride", 2)
         if arch:
             _check_told(weights, arch)
     except ValueError as error:
@@ -94,6 +96,8 @@ def describe(weights: Weights) -> str:
     if config.get("width_mult", 1.0) != 1.0:
         shown.append(f"width {width_of(config)}")
     shown += [f"{key} {config[key]}" for key in ("bn_eps", "pad_type") if key in config]
+    if config.get("stem_stride", 2) != 2:
+        shown.append(f"stem_stride {config['stem_stride']}")
     return f"{weights.family}: {config['arch']}, {', '.join(shown)}"
 
 

@@ -128,5 +128,7 @@ def _network(config: Dict[str, Any], source: Source) -> Network:
         raise ValueError(f"no network there has the graph of {config['arch']}")
     if config.get("output_stride", 32) != 32:
         raise ValueError(f"it is dilated to an output stride of {config['output_stride']}")
+    if config.get("stem_stride", 2) != 2:
+        raise ValueError("its stem has stride 1, which no network there has")
     width, rule = config["width_mult"], config["width_rule"]
     return Network(arch, width, rule, plan(ARCHS[arch], width, rule))

@@ -67,6 +67,7 @@ def create_model(
     pad_type: Optional[str] = None,
     output_stride: int = 32,
     dilation_rule: str = "timm",
+    stem_stride: int = 2,
     features_only: bool = False,
     out_indices: Sequence[int] = (0, 1, 2, 3, 4),
 ) -> nn.Module:
@@ -83,13 +84,15 @@ def create_model(
             mobilenetv3_large, mobilenetv3_small, mobilenetv2, or tf_ or dli14_ before those of V3.
         width_rule: None for the rule that the name implies: torchvision's for MindCV's names of
             width 0.75, timm's for all others.
-        features_only: give the maps at strides 2 to 32 instead of logits, see MobileNetFeatures.
+        features_only: give the maps at strides 2 to 32 (1 to 16 with stem_stride 1) instead of
+            logits, see MobileNetFeatures.
         out_indices: which of these maps.
         bn_eps: None for what the name implies: 1e-3 for tf_*, mobilenetv3_rw and lraspp_*, else
             1e-5.
         pad_type: None for what the name implies: "same" for tf_*, else "symmetric".
         in_chans, global_pool, drop_rate, drop_path_rate, bn_momentum, output_stride,
-            dilation_rule: see MobileNet; some are not for LRASPP and XiaolaiMobileNetV3.
+            dilation_rule, stem_stride: see MobileNet; some are not for LRASPP and
+            XiaolaiMobileNetV3.
 
     Returns:
         A MobileNet, MobileNetFeatures, LRASPP or XiaolaiMobileNetV3, in training mode.

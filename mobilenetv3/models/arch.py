@@ -138,6 +138,7 @@ class Plan(NamedTuple):
     head: int
     act: str
     head_bias: bool = True
+    stem_stride: int = 2
 
 
 def plan(arch: Arch, width: float = 1.0, width_rule: str = "timm") -> Plan:
@@ -197,7 +198,7 @@ def dilate(network: Plan, output_stride: int, dilation_rule: str = "timm") -> Pl
     The weights stay as they are, and see as much of the image as they did.
     """
     assert output_stride in OUTPUT_STRIDES and dilation_rule in DILATION_RULES
-    reduction, dilation, stages = 2, 1, []  # the stem has the first stride
+    reduction, dilation, stages = network.stem_stride, 1, []
     for stage in network.stages:
         blocks = []
         for block in stage:
@@ -228,11 +229,13 @@ class Tap(NamedTuple):
 def taps(network: Plan, output_stride: int = 32) -> List[Tap]:
     """The last map at each of the strides 2, 4, 8, 16 and 32, in this order (C1..C5).
 
+    With a stem of stride 1 each is half of that.
+
     Args:
         network: as `plan` gives it, not dilated yet.
         output_stride: what `dilate` gets; maps after it in this list keep its reduction.
     """
-    channels, reduction, found = network.stem, 2, []
+    channels, reduction, found = network.stem, network.stem_stride, []
     for stage, blocks in enumerate(network.stages):
         if blocks[0].stride == 2:
             found.append(Tap(stage, channels, min(reduction, output_stride)))

@@ -13,6 +13,7 @@ from .layers import ACTIVATIONS, PAD_TYPES, GlobalAvgPool, conv2d
 from .names import name_of
 from .tables import WIDTH_RULES
 
+STEM_STRIDES = (2, 1)
 GLOBAL_POOLS = ("avg", "")  # timm's words; "" leaves the map as it is
 
 # option -> (what a value must satisfy, the same in words)
@@ -29,6 +30,7 @@ _VALID = {
     "pad_type": (lambda v: v in PAD_TYPES, f"one of {', '.join(PAD_TYPES)}"),
     "output_stride": (lambda v: v in OUTPUT_STRIDES, "32, 16 or 8"),
     "dilation_rule": (lambda v: v in DILATION_RULES, f"one of {', '.join(DILATION_RULES)}"),
+    "stem_stride": (lambda v: v in STEM_STRIDES, "2, or 1 for small images"),
 }
 
 
@@ -58,6 +60,7 @@ class MobileNet(ExtractFeat, nn.Module):
         pad_type: Optional[str] = None,
         output_stride: int = 32,
         dilation_rule: str = "timm",
+        stem_stride: int = 2,
         family: Optional[str] = None,
     ):
         """Build the network with random weights.
@@ -79,6 +82,7 @@ class MobileNet(ExtractFeat, nn.Module):
                 "symmetric", but "same" for TensorFlow's.
             output_stride: 32, or 16 or 8 to have dilation in the place of the strides after it.
             dilation_rule: "timm", or "torchvision" to dilate also the blocks that lose a stride.
+            stem_stride: 2, or 1 for images as small as CIFAR's 32x32: all maps have twice the side.
             family: a key of FAMILIES for a network that differs from this class's in a detail.
 
         Raises:
@@ -103,14 +107,15 @@ class MobileNet(ExtractFeat, nn.Module):
             "pad_type": arch.defaults.pad_type if pad_type is None else pad_type,
             "output_stride": output_stride,
             "dilation_rule": dilation_rule,
+            "stem_stride": stem_stride,
         })
         pad_type = self.config["pad_type"]
-        network = plan(arch, width_mult, width_rule)
+        network = plan(arch, width_mult, width_rule)._replace(stem_stride=stem_stride)
         norm = partial(nn.BatchNorm2d, eps=self.config["bn_eps"], momentum=bn_momentum)
         self.feature_info = FeatureInfo.from_taps(taps(network, output_stride))
 
         network = dilate(network, output_stride, dilation_rule)
-        self.conv_stem = conv2d(in_chans, network.stem, 3, 2, same=pad_type == "same")
+        self.conv_stem = conv2d(in_chans, network.stem, 3, stem_stride, same=pad_type == "same")
         self.bn1 = norm(network.stem)
         self.act1 = ACTIVATIONS[network.act]()
         self.blocks = _make_blocks(network, norm, pad_type, drop_path_rate)
@@ -134,7 +139,7 @@ class MobileNet(ExtractFeat, nn.Module):
             "architecture": config["arch"],
             "num_classes": config["num_classes"],
             "input_size": (config["in_chans"], side, side),
-            "pool_size": (side // config["output_stride"],) * 2,
+            "pool_size": (side // min(config["output_stride"], 16 * config["stem_stride"]),) * 2,
             "crop_pct": images.crop_pct,
             "interpolation": images.interpolation,
             "mean": images.mean,

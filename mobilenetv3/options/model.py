@@ -10,6 +10,7 @@ from mobilenetv3.arguments import (
     TEXT,
     Choice,
     Flag,
+    Number,
     Several,
 )
 
@@ -29,6 +30,9 @@ def model(parser, more_ckpt_names=(), several=False):
     add("--pad_type", type=Choice("symmetric", "same_depthwise", "same"), metavar="TYPE",
         help="padding: symmetric, or TensorFlow's, in the depthwise convolutions (same_depthwise) "
              "or in all of them (same); (default: the model's own)")
+    add("--stem_stride", type=Number(int, "2 or 1", lambda n: n in (1, 2)), metavar="N",
+        help="1 for images as small as CIFAR's: all maps have twice the side (default: 2, or as "
+             "the weights were trained)")
     add("--width_rule", type=Choice("timm", "torchvision"),
         help="how the width scales channels (default: as the model's name says)")
     add("--pretrained", type=PATH_OR_FLAG, nargs="?", const=True, default=False,

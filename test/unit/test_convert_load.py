@@ -92,6 +92,14 @@ def test_a_graph_of_equal_names_and_shapes_is_another_network():
         convert.load_into(model, weights)
 
 
+def test_a_stem_stride_that_differs_is_told():
+    weights = given("mobilenetv3_small_050", num_classes=3)
+    model = create_model("mobilenetv3_small_050", num_classes=3, stem_stride=1)
+    assert convert.load_into(model, weights) == [
+        "the weights were trained with stem_stride 2, the model has 1: its outputs differ from "
+        "those of their network"]
+
+
 def test_eps_and_padding_that_differ_are_told():
     weights = given("tf_mobilenetv3_small_075", num_classes=3)
     model = create_model("mobilenetv3_small_075", num_classes=3)

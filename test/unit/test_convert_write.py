@@ -132,6 +132,7 @@ def test_a_model_trained_here_comes_back_from_every_family(to, arch, options, tm
     ("torchvision", "mobilenetv3_small_100", {"in_chans": 1}, "take 1 input channels"),
     ("mmpretrain", "mobilenetv3_small_100", {"num_classes": 0}, "have no classifier"),
     ("timm", "mobilenetv3_small_100", {"output_stride": 16}, "dilated to an output stride of 16"),
+    ("timm", "mobilenetv3_small_100", {"stem_stride": 1}, "stem has stride 1, which no network"),
 ])
 def test_what_a_family_cannot_express_is_refused_with_the_reason(
     to, arch, options, reason, tmp_path

@@ -90,7 +90,8 @@ def test_a_class_builds_the_families_of_its_own_kind_only():
 
 @pytest.mark.parametrize("name", ["xiaolai2023_mobilenetv3_small", "lraspp_mobilenetv3_small"])
 @pytest.mark.parametrize(
-    "option, value", [("features_only", True), ("width_rule", "timm"), ("output_stride", 8)]
+    "option, value",
+    [("features_only", True), ("width_rule", "timm"), ("output_stride", 8), ("stem_stride", 1)],
 )
 def test_an_option_that_a_graph_does_not_have_is_refused(name, option, value):
     with pytest.raises(ValueError, match=f"{name} has no option {option}; it was given {value!r}"):
@@ -120,6 +121,7 @@ def test_a_misspelt_option_is_an_error_that_names_it(build):
         ("pad_type", "valid"),
         ("output_stride", 4),
         ("dilation_rule", "mindcv"),
+        ("stem_stride", 4),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_names_both(option, value):
@@ -170,6 +172,7 @@ def test_drop_path_grows_with_the_depth_and_spares_blocks_without_a_skip():
         {"width_rule": "torchvision", "bn_eps": 1e-3, "bn_momentum": 0.01},
         {"drop_rate": 0.2, "drop_path_rate": 0.1, "pad_type": "same_depthwise"},
         {"features_only": True, "out_indices": (1, 3), "pad_type": "same"},
+        {"stem_stride": 1, "num_classes": 10},
         {"output_stride": 16, "dilation_rule": "torchvision", "features_only": True},
     ],
 )
@@ -193,6 +196,28 @@ def test_image_preparation_follows_the_options():
     assert (cfg["num_classes"], cfg["input_size"]) == (5, (1, 224, 224))
     assert (cfg["mean"], cfg["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert (cfg["interpolation"], cfg["crop_pct"]) == ("bicubic", 0.875)
+
+
+@pytest.mark.parametrize("name", [SMALL, V2])
+@pytest.mark.parametrize("pad_type", ["symmetric", "same"])
+def test_a_stem_of_stride_1_halves_every_reduction_and_keeps_the_weights(name, pad_type):
+    options = {"features_only": True, "pad_type": pad_type}
+    usual, small = (create_model(name, stem_stride=n, **options).eval() for n in (2, 1))
+    small.load_state_dict(usual.state_dict())
+    assert small.feature_info.reduction() == [1, 2, 4, 8, 16]
+    assert small.feature_info.channels() == usual.feature_info.channels()
+    with torch.no_grad():
+        assert [found.shape[-1] for found in small(image(side=32))] == [32, 16, 8, 4, 2]
+        # As a network that sees twice the image: only the stem's stride is another.
+        assert [found.shape[-1] for found in usual(image(side=64))] == [32, 16, 8, 4, 2]
+    assert create_model(name, stem_stride=1).default_cfg["pool_size"] == (14, 14)
+
+
+def test_a_stem_of_stride_1_is_dilated_from_its_own_reduction_on():
+    model = create_model(SMALL, stem_stride=1, output_stride=8, features_only=True).eval()
+    assert model.feature_info.reduction() == [1, 2, 4, 8, 8]
+    with torch.no_grad():
+        assert [found.shape[-1] for found in model(image(side=32))] == [32, 16, 8, 4, 4]
 
 
 # Heads ------------------------------------------------------------------------------------------
