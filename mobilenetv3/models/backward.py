@@ -14,6 +14,9 @@ from torch import Tensor
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _enabled = True
 
+SMALL = 4
+"""Width of the largest output map whose gradient oneDNN has faster in one piece (as on a Zen 5)."""
+
 try:
     _convolution_backward = torch.ops.aten.convolution_backward
 except (RuntimeError, AttributeError):  # before 1.11
@@ -57,17 +60,19 @@ def depthwise_5(x: Tensor, weight: Tensor, stride: Tuple[int, int],
     """Depthwise convolution, 5 weights wide: (N, C, H, W), (C, 1, K, 5) -> (N, C, H', W').
 
     On x86 oneDNN has fast kernels for the gradient of depthwise weights up to 3 wide; at 5 it takes
-    10 to 25 times as long as at 3. Here that gradient is put together from two parts of 3.
+    10 to 25 times as long as at 3. Here that gradient is put together from two parts of 3, but on
+    maps so small that this takes twice as long.
     """
-    if not _splits(x, weight):
+    if not _splits(x, weight, stride):
         return F.conv2d(x, weight, None, stride, padding, 1, weight.shape[0])
     return _Depthwise5.apply(x, weight, stride, padding)
 
 
-def _splits(x: Tensor, weight: Tensor) -> bool:
+def _splits(x: Tensor, weight: Tensor, stride: Tuple[int, int]) -> bool:
     return (
         _enabled and _IS_X86 and x.device.type == "cpu" and x.dtype == weight.dtype
         and _convolution_backward is not None and not _autocasts() and not _is_traced()
+        and x.shape[3] > SMALL * stride[1]  # last: a trace has no sizes
     )
 
 

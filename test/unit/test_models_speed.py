@@ -49,9 +49,19 @@ def test_gradients_of_a_depthwise_convolution_are_those_of_pytorch(size, stride,
         assert (fast - plain).abs().max() <= 1e-12  # double: sums in another order
 
 
+@pytest.mark.parametrize("width, stride, is_split", [(4, 1, False), (5, 1, True), (8, 2, False),
+                                                     (9, 2, True)])
+def test_small_maps_keep_the_plain_form_which_is_faster_there(width, stride, is_split):
+    x = torch.randn(1, 2, width, width)
+    weight = torch.randn(2, 1, 5, 5, requires_grad=True)
+    output = backward.depthwise_5(x, weight, (stride, stride), (2, 2))
+    could_split = backward._convolution_backward is not None and backward._IS_X86
+    assert ("Depthwise5" in type(output.grad_fn).__name__) == (is_split and could_split)
+
+
 def test_gradients_of_a_depthwise_convolution_have_gradients():
     torch.manual_seed(0)
-    x = torch.randn(1, 2, 6, 7, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 6, 9, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 1, 5, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(
         lambda *given: backward.depthwise_5(*given, (2, 2), (2, 2)), (x, weight)
