@@ -9,11 +9,11 @@ standard streams and ignored signals, which runs the script as __main__ and ends
 executable (client.py) hands signals on to it, and ends as it ended. If the executable is killed, it
 is killed, too, some milliseconds later.
 
-Where that could not be the same, the real Python is started instead: anything but a script or
-torch's launcher, an environment that differs in what may be read at an import, another network
-namespace. What a fork cannot show are messages of the imports themselves, their time, an order of
-sets that changes from process to process, and a process id that is the one which the command's
-parent sees: tests of these start sys.executable.
+Where that could not be the same, the real Python is started instead: anything but a script, torch's
+launcher, pydoc or a module of this package, an environment that differs in what may be read at an
+import, another network namespace. What a fork cannot show are messages of the imports themselves,
+their time, an order of sets that changes from process to process, and a process id that is the one
+which the command's parent sees: tests of these start sys.executable.
 """
 import os
 import shlex

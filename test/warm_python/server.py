@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import random
+import re
 import runpy
 import selectors
 import signal
@@ -22,6 +23,7 @@ import threading
 IMPORTS = ("numpy", "yaml", "PIL.Image", "torch", "torch.distributed", "torchvision", "timm",
            "timm.data", "timm.optim", "timm.scheduler", "timm.utils")
 LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch")
+MODULES = re.compile(r"mobilenetv3(\.\w+)*|pydoc")  # besides the launchers
 # Variables that this project reads, or PyTorch when it makes a process group or finds an NPU. Where
 # any other is not the server's, an import may have read it.
 LATE = {"PYTHON", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TASK_QUEUE_ENABLE",
@@ -29,7 +31,7 @@ LATE = {"PYTHON", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TASK_
         "_", "COLUMNS", "LINES",
         "OMP_WAIT_POLICY"}  # how threads wait, of which OMP_NUM_THREADS=1 makes none
 LATE_GROUPS = ("MOBILENETV3_", "MNV3_", "NPU_STAND_IN_", "ASCEND_", "HCCL_", "GROUP_", "ROLE_",
-               "MASTER_", "TORCHELASTIC_", "PYTEST_")
+               "MASTER_", "TORCHELASTIC_", "PYTEST_", "STUB")
 
 
 def serve(listener, before):
@@ -133,7 +135,8 @@ def script_of(arguments):
     """(path of a script or None, name of a module or None, its arguments), or None for others."""
     if arguments[:1] == ["-u"] and os.environ.get("PYTHONUNBUFFERED"):
         arguments = arguments[1:]
-    if arguments[:1] == ["-m"] and arguments[1:2] and arguments[1] in LAUNCHERS:
+    if arguments[:1] == ["-m"] and arguments[1:2] and (
+            arguments[1] in LAUNCHERS or MODULES.fullmatch(arguments[1])):
         return None, arguments[1], arguments[2:]
     if arguments and arguments[0].endswith(".py"):
         return arguments[0], None, arguments[1:]
