@@ -78,7 +78,8 @@ def main(cfg):
         cfg.decay_epochs, cfg.decay_rate, cfg.warmup_epochs, cfg.warmup_lr, cfg.min_lr,
         cfg.cooldown_epochs, cfg.sched_on_updates, cfg.lr_noise,
     )
-    ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay, cfg.optimizer_form)
+    ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay, cfg.optimizer_form,
+                           cfg.model_ema_warmup)
     if cfg.sync_bn and who.world > 1:
         model = dist.sync_batchnorm(model, device)
     precision = build.precision(cfg, device)
@@ -112,8 +113,9 @@ def main(cfg):
     compiled = compiling.compile_step(model, criterion, cfg.compile, cfg.grad_accum_steps, run.log)
     start = resume.notes(vars(cfg), who.world) if resume else [describe_start(cfg)]
     for line in filter(None, (note, device.note, lock and lock.note, *source.note.splitlines(),
-                              train_loader.decode_note, precision.note, fused, compiled, *notes,
-                              frozen, rates, *start)):
+                              train_loader.decode_note, precision.note, fused, compiled,
+                              *build.train_notes(cfg, train_loader.images), *notes, frozen, rates,
+                              *start)):
         run.log(line)
 
     if cfg.evaluate:

@@ -126,11 +126,7 @@ def train_loader(cfg, source, device, who):
     common = _common(cfg, who, device)
     return data.train_loader(
         source, device, batch_size=cfg.batch_size, seed=cfg.seed,
-        transform=data.train_transform(
-            cfg.train_img_size or cfg.img_size, no_aug=cfg.no_aug, scale=cfg.scale,
-            ratio=cfg.ratio, hflip=cfg.hflip, vflip=cfg.vflip, color_jitter=cfg.color_jitter,
-            aa=cfg.aa, mean=common["mean"], interpolation=cfg.train_interpolation,
-        ),
+        transform=train_transform(cfg, common["mean"]),
         erase=RandomErasing(
             cfg.reprob, mode=cfg.remode, max_count=cfg.recount, device=device.torch_device
         ) if cfg.reprob and not cfg.no_aug else None,
@@ -139,8 +135,40 @@ def train_loader(cfg, source, device, who):
             mode=cfg.mixup_mode, label_smoothing=cfg.smoothing,
             num_classes=cfg.num_classes or len(source.classes),
         ) if mixes else None,
-        mixup_off_epoch=cfg.mixup_off_epoch, fast=cfg.decode == "fast", replaces=True, **common,
+        mixup_off_epoch=cfg.mixup_off_epoch, fast=cfg.decode == "fast", replaces=True,
+        repeats=max(1, cfg.aug_repeats), **common,
     )
+
+
+def sides(cfg):
+    """[side, first epoch] of the training images, in the order of epochs."""
+    return cfg.res_schedule or [[cfg.train_img_size or cfg.img_size, 0]]
+
+
+def train_transform(cfg, mean):
+    """What is done to a training image; `data.ByEpoch` where its size changes."""
+    stages = [data.Stage(epoch, side, data.train_transform(
+        side, no_aug=cfg.no_aug, scale=cfg.scale, ratio=cfg.ratio, hflip=cfg.hflip,
+        vflip=cfg.vflip, color_jitter=cfg.color_jitter, aa=cfg.aa, mean=mean,
+        interpolation=cfg.train_interpolation,
+    )) for side, epoch in sides(cfg)]
+    return data.ByEpoch(stages) if cfg.res_schedule else stages[0].transform
+
+
+def train_notes(cfg, images):
+    """What the log says of an unusual choice of training images, a line each."""
+    notes = []
+    if cfg.res_schedule:
+        told = ", ".join(f"{side} from epoch {epoch} on" for side, epoch in cfg.res_schedule)
+        notes.append(f"=> --res_schedule: sides of training images: {told}; FPS counts images of "
+                     "whatever size, so it is a mean over the sizes trained so far, and no figure "
+                     "of the full one")
+    if cfg.aug_repeats > 1:
+        steps = images // cfg.batch_size
+        distinct = -(-steps * cfg.batch_size // cfg.aug_repeats)
+        notes.append(f"=> --aug_repeats {cfg.aug_repeats}: an epoch is {steps} steps as without, "
+                     f"of {distinct} of the {images} images, {cfg.aug_repeats} times each")
+    return notes
 
 
 def val_batch(cfg, who):

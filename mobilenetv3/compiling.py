@@ -27,8 +27,8 @@ def compile_step(model: nn.Module, criterion: nn.Module, mode: str, accumulate: 
                  log: Callable[[str], None], backend: str = "inductor") -> str:
     """Compile forward and loss in training; evaluation stays as it is.
 
-    The work is done in the first step. If it fails, the step and all later ones run eagerly, and
-    the log says why in one line.
+    The work is done in the first step, and again in the first of each further size of images. If it
+    fails, the step and all later ones run eagerly, and the log says why in one line.
 
     Args:
         model: before it is wrapped for parallel training, and after it has been cast.
@@ -53,7 +53,9 @@ def compile_step(model: nn.Module, criterion: nn.Module, mode: str, accumulate: 
     begins = getattr(getattr(torch, "compiler", None), "cudagraph_mark_step_begin", None)
     state = _State(log)
     for module, begin in ((model, begins), (criterion, None)):
-        options = {"mode": chosen} if backend == "inductor" else {}
+        # Kernels of one size each: those for any size, which PyTorch would make for the second, are
+        # slower.
+        options = {"dynamic": False, **({"mode": chosen} if backend == "inductor" else {})}
         compiled = torch.compile(module._call_impl, backend=backend, **options)
         setattr(module, _SINCE, _Guarded(module, compiled, state, begin))
     return f"--compile: torch.compile of forward and loss, mode {chosen}{note}"
@@ -84,20 +86,21 @@ class _Guarded:
     def __init__(self, module: nn.Module, compiled: Callable, state: _State,
                  begin: Optional[Callable[[], None]]):
         self.module, self.compiled, self.state, self.begin = module, compiled, state, begin
-        self._has_run = False
+        self._ran = set()  # shapes that it has been compiled for
 
     def __call__(self, *inputs, **named):
         if self.state.failed or not self.module.training:
             return self.module._call_impl(*inputs, **named)
         if self.begin is not None:
             self.begin()
+        shapes = tuple(value.shape for value in inputs if torch.is_tensor(value))
         try:
             output = self.compiled(*inputs, **named)
         except Exception as error:  # noqa: BLE001  (compilers fail in many ways)
-            if self._has_run:
+            if shapes in self._ran:
                 raise
             output = self.module._call_impl(*inputs, **named)  # what fails here, too, is the cause
             self.state.fail(error)
             return output
-        self._has_run = True
+        self._ran.add(shapes)
         return output

@@ -303,6 +303,16 @@ def _check_training(cfg: Namespace) -> None:
         not (cfg.mixup or cfg.cutmix) or cfg.batch_size % 2 == 0,
         f"--batch_size {cfg.batch_size}: Mixup and CutMix mix images in pairs; give an even number",
     )
+    full = cfg.train_img_size or cfg.img_size
+    side, first = (cfg.res_schedule or [[full, 0]])[-1]
+    _require(
+        side == full, f"--res_schedule ends at {side} pixels, and training images have {full} in "
+        "the end (--train_img_size, else --img_size); give the same",
+    )
+    _require(
+        first < cfg.epochs, f"--res_schedule has {side} pixels from epoch {first} on, and epochs "
+        f"end at {cfg.epochs - 1} (--epochs {cfg.epochs}, from 0): the full size would never come",
+    )
     _require(
         cfg.min_lr <= cfg.lr, f"--min_lr {cfg.min_lr:g} is above --lr {cfg.lr:g}, where the "
         "schedule starts",
@@ -332,7 +342,7 @@ _IGNORED = (
     (("clip_mode",), lambda c: c.clip_grad is None, "without --clip_grad"),
     (("freeze_stages", "backbone_lr_scale", "layer_decay"), lambda c: c.freeze_backbone,
      "with --freeze_backbone"),
-    (("model_ema_decay",), lambda c: not c.model_ema, "without --model_ema"),
+    (("model_ema_decay", "model_ema_warmup"), lambda c: not c.model_ema, "without --model_ema"),
     (("apex_opt_level", "loss_scale_value", "amp_dtype", "amp_backend"), lambda c: not c.apex,
      "without --apex"),
     (("mixup_prob", "mixup_mode", "mixup_off_epoch"), lambda c: not (c.mixup or c.cutmix),

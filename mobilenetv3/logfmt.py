@@ -52,8 +52,14 @@ _TEST = _Template(
     "\tAcc@1 {acc1:.3f} ({acc1_avg:.3f})\tAcc@5 {acc5:.3f} ({acc5_avg:.3f})"
 )
 _ACCURACY = _Template(" * Acc@1 {acc1:.3f} Acc@5 {acc5:.3f}")
-# Must not be found by `grep " * Acc@1"`, whose ` *` also means "any number of spaces".
-_LIVE = _Template(" * Live@1 {acc1:.3f} Live@5 {acc5:.3f} (weights not averaged)")
+# Tabs, for these must not be found by `grep " * Acc@1"`, which also finds a space before the word.
+_COLUMNS = {
+    "trained": _Template(
+        " * Trained weights\tLoss {loss:.4f}\tAcc@1 {acc1:.3f}\tAcc@5 {acc5:.3f}"),
+    "ema": _Template(
+        " * Averaged weights (EMA)\tLoss {loss:.4f}\tAcc@1 {acc1:.3f}\tAcc@5 {acc5:.3f}"
+        "\t(these count)"),
+}
 _THROUGHPUT = _Template(" * FPS@all {fps:.3f}")
 _BEST = _Template("=> best Acc@1 {acc1:.3f} (epoch {epoch:d}), weights: {path}")
 _RUN_PREFIX = "=> run "
@@ -104,20 +110,28 @@ class TestLine(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Validation accuracy in percent, over every image once.
+    """Validation accuracy in percent, over every image once, of the weights that count.
 
-    `weights` is "" for the weights that count (with EMA: the averaged ones) and "live" for the
-    un-averaged ones that an EMA run scores as well.
+    With EMA these are the averaged ones: the best epoch, and model_best.pth.tar, are theirs.
     """
 
     acc1: float
     acc5: float
-    weights: str = ""
 
     def line(self) -> str:
-        if self.weights not in ("", "live"):
-            raise ValueError(f"weights is {self.weights!r}, expected '' or 'live'")
-        return (_LIVE if self.weights else _ACCURACY).write(self)
+        return _ACCURACY.write(self)
+
+
+class Column(NamedTuple):
+    """Validation of one of the two sets of weights of a run with EMA; `Accuracy` follows."""
+
+    weights: str  # "trained" or "ema"
+    loss: float  # nats
+    acc1: float
+    acc5: float
+
+    def line(self) -> str:
+        return _COLUMNS[self.weights].write(self)
 
 
 class Throughput(NamedTuple):
@@ -162,7 +176,7 @@ class Best(NamedTuple):
         return _BEST.write(self)
 
 
-Record = Union[TrainLine, TestLine, Accuracy, Throughput, Run, Best]
+Record = Union[TrainLine, TestLine, Accuracy, Column, Throughput, Run, Best]
 
 
 def _parse_run(line: str) -> Optional[Run]:
@@ -194,12 +208,13 @@ def parse(line: str) -> Optional[Record]:
         return _parse_run(line)
     if line.startswith("=> best "):
         return _parse_best(line)
-    for kind, template in ((TrainLine, _TRAIN), (TestLine, _TEST), (Throughput, _THROUGHPUT)):
+    for kind, template in ((TrainLine, _TRAIN), (TestLine, _TEST), (Accuracy, _ACCURACY),
+                           (Throughput, _THROUGHPUT)):
         fields = template.read(line)
         if fields is not None:
             return kind(**fields)
-    for weights, template in (("", _ACCURACY), ("live", _LIVE)):
+    for weights, template in _COLUMNS.items():
         fields = template.read(line)
         if fields is not None:
-            return Accuracy(weights=weights, **fields)
+            return Column(weights, **fields)
     return None

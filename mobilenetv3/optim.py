@@ -181,10 +181,29 @@ def updates_per_epoch(steps: int, accumulate: int) -> int:
     return math.ceil(steps / accumulate)
 
 
+def ema_decay(update: int, decay: float, warms_up: bool) -> float:
+    """Share of the old average that an update keeps.
+
+    With a warm-up it is 1 - n ** (-2 / 3) of update n, but never above `decay`, as in timm's
+    ModelEmaV3: the first update takes the weights as they are, and the random ones that a run
+    begins with are forgotten at once, not after 1 / (1 - decay) updates. 0.99 is reached at update
+    1,000, 0.999 at 31,623, 0.9998 at 353,554, 0.9999 at 1,000,000.
+
+    Args:
+        update: its number in the run, from 1.
+    """
+    return min(decay, 1.0 - update ** (-2 / 3)) if warms_up else decay
+
+
+LONG_AGO = 10 ** 9
+"""Number of updates of an average whose checkpoint does not count them: older than the warm-up."""
+
+
 class NoEma:
     """Stands where no average is kept."""
 
     module = None
+    updates = 0
 
     def update(self, model: nn.Module) -> None:
         """Nothing to do."""
@@ -196,15 +215,21 @@ class NoEma:
 class Ema:
     """Exponential moving average of weights and BatchNorm statistics.
 
-    `module` is the averaged copy of the model, in eval mode.
+    `module` is the averaged copy of the model, in eval mode; `updates` how many it is made of,
+    which is to be saved with it.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.module = decay, copy.deepcopy(model).eval()
+    def __init__(self, model: nn.Module, decay: float, warms_up: bool = False):
+        self.decay, self.warms_up, self.updates = decay, warms_up, 0
+        self.module = copy.deepcopy(model).eval()
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model; call after each optimizer update."""
+        self.updates += 1
+        self._move(model, ema_decay(self.updates, self.decay, self.warms_up))
+
+    def _move(self, model: nn.Module, decay: float) -> None:
         averages, latest = [], []
         for average, value in zip(self.module.state_dict().values(), model.state_dict().values()):
             if average.is_floating_point():
@@ -212,7 +237,7 @@ class Ema:
                 latest.append(value)
             else:
                 average.copy_(value)
-        torch._foreach_lerp_(averages, latest, 1.0 - self.decay)
+        torch._foreach_lerp_(averages, latest, 1.0 - decay)
 
     def state_dict(self) -> dict:
         """The averaged model's state."""
@@ -225,19 +250,21 @@ class PlainEma(Ema):
     It also averages BatchNorm's count of batches, which enters no formula here.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, warms_up: bool = False):
+        self.decay, self.warms_up, self.updates = decay, warms_up, 0
         self._timm = ModelEmaV2(model, decay=decay)
         self.module = self._timm.module
 
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the model; call after each optimizer update."""
+    def _move(self, model: nn.Module, decay: float) -> None:
+        self._timm.decay = decay
         self._timm.update(model)
 
 
-def create_ema(model: nn.Module, enabled: bool, decay: float, form: str = "auto"):
+def create_ema(model: nn.Module, enabled: bool, decay: float, form: str = "auto",
+               warms_up: bool = False):
     """The average, or the object that does nothing. `form` is as in `set_form`."""
     if not enabled:
         return NoEma()
     # Versions before 2.0 have no such kernel.
     is_plain = form == "plain" or not hasattr(torch, "_foreach_lerp_")
-    return PlainEma(model, decay) if is_plain else Ema(model, decay)
+    return (PlainEma if is_plain else Ema)(model, decay, warms_up)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mobilenetv3 import checkpoint, dist, finetune
+from mobilenetv3 import checkpoint, dist, finetune, optim
 from mobilenetv3.device import Device
 from mobilenetv3.engine import Progress
 from mobilenetv3.metrics import Score
@@ -19,7 +19,7 @@ from mobilenetv3.metrics import Score
 FORMAT = 2
 """1 had no step, score and ranks: those were always taken between two epochs."""
 
-_SET_IN_AN_EPOCH = ("batch_size", "grad_accum_steps", "seed")
+_SET_IN_AN_EPOCH = ("batch_size", "grad_accum_steps", "seed", "aug_repeats")
 """Options that say what step n of an epoch is."""
 _FREE = {
     "output", "resume", "config", "device", "device_id", "workers", "print_freq", "distributed",
@@ -78,6 +78,7 @@ def take(parts: Parts, progress: Progress, best: Optional[Dict[str, Any]], class
         "classes": list(classes),
         "state_dict": precision.model_state(model),
         "state_dict_ema": ema.state_dict(),
+        "ema_updates": ema.updates,
         "optimizer": optimizer.state_dict(),
         "precision": precision.state_dict(),
         "ranks": _all_ranks(parts) if is_inside else [],
@@ -96,6 +97,7 @@ def put_back(state: Dict[str, Any], parts: Parts) -> Place:
     precision.load_model_state(model, state["state_dict"])
     if ema.module is not None:
         ema.module.load_state_dict(state["state_dict_ema"])
+        ema.updates = state.get("ema_updates", optim.LONG_AGO)
     optimizer.load_state_dict(state["optimizer"])
     precision.load_state_dict(state["precision"])
     best = {"acc1": state["best_acc1"], "epoch": state["best_epoch"]}

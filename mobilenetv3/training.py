@@ -108,6 +108,8 @@ def begin(job, progress, state):
     who, epoch, step = job.who, progress.epoch, progress.step
     data.seed_epoch(job.parts.device, job.seed, epoch, who.rank, step)
     job.train_loader.set_epoch(epoch, step)
+    for line in filter(None, [job.train_loader.size_note()]):
+        job.run.log(line)
     job.schedule.at(epoch)
     lr = job.schedule.lr
     if step:
@@ -173,6 +175,9 @@ def go_back(job, error):
 def validate(job, record):
     """Score the model, and with EMA the average, which then is what counts; returns its Acc@1.
 
+    With EMA each has a column of its own (val_acc1_trained, val_acc1_ema, ...); the names without
+    an ending are of the weights that count, in every run.
+
     Raises:
         entry.Interrupted: a signal came.
     """
@@ -185,9 +190,11 @@ def validate(job, record):
 
     score = score_of(model)
     if ema.module is not None:
-        log(logfmt.Accuracy(score.acc1, score.acc5, weights="live").line())
-        record["val_acc1_live"] = score.acc1
-        score = score_of(precision.for_inference(ema.module))
+        trained, score = score, score_of(precision.for_inference(ema.module))
+        for weights, column in (("trained", trained), ("ema", score)):
+            log(logfmt.Column(weights, column.loss, column.acc1, column.acc5).line())
+            record.update({f"val_loss_{weights}": column.loss, f"val_acc1_{weights}": column.acc1,
+                           f"val_acc5_{weights}": column.acc5})
     log(logfmt.Accuracy(score.acc1, score.acc5).line())
     record.update(val_loss=score.loss, val_acc1=score.acc1, val_acc5=score.acc5,
                   val_images=score.images)

@@ -14,6 +14,8 @@ from mobilenetv3.data.sources import Source, check_pair, open_source
 from mobilenetv3.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    ByEpoch,
+    Stage,
     train_transform,
     val_transform,
 )
@@ -39,7 +41,7 @@ def val_loader(source: Source, device: Device, *, rank: int, world: int, batch_s
 
 def train_loader(source: Source, device: Device, *, rank: int, world: int, batch_size: int,
                  workers: int, transform, mean, std, seed: int, channels_last: bool = False,
-                 erase=None, mixup=None, mixup_off_epoch: int = 0,
+                 erase=None, mixup=None, mixup_off_epoch: int = 0, repeats: int = 1,
                  fast: bool = False, replaces: bool = False,
                  patience: float = 60.0,
                  own_cpus: FrozenSet[int] = frozenset()) -> DeviceLoader:
@@ -48,6 +50,7 @@ def train_loader(source: Source, device: Device, *, rank: int, world: int, batch
     Args:
         batch_size: images a batch of all ranks together; a multiple of `world`.
         erase: RandomErasing, mixup: timm's Mixup; None for none.
+        repeats: copies of an image in an epoch, each augmented anew.
         fast: decode JPEGs no further than the crop needs (see `decode`).
         replaces: put other images in the place of bad ones, and report these to the loader's
             `bad_files`.
@@ -56,13 +59,13 @@ def train_loader(source: Source, device: Device, *, rank: int, world: int, batch
     """
     images = Transformed(source.samples, transform, seed, fast, replaces, patience)
     order = order_of(source.samples)
-    sampler = TrainSampler(len(images), batch_size, rank, world, seed, order)
+    sampler = TrainSampler(len(images), batch_size, rank, world, seed, order, repeats)
     loader = build_loader(images, sampler, device, workers, seed, own_cpus)
     return DeviceLoader(loader, device, mean, std, channels_last, erase, mixup, mixup_off_epoch)
 
 
 __all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "BadFiles", "DeviceLoader", "Source", "TrainSampler",
-    "Transformed", "ValSampler", "build_loader", "check_pair", "open_source", "seed_epoch",
-    "train_loader", "train_transform", "val_loader", "val_transform", "worker_count",
+    "IMAGENET_MEAN", "IMAGENET_STD", "BadFiles", "ByEpoch", "DeviceLoader", "Source", "Stage",
+    "TrainSampler", "Transformed", "ValSampler", "build_loader", "check_pair", "open_source",
+    "seed_epoch", "train_loader", "train_transform", "val_loader", "val_transform", "worker_count",
 ]

@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 from mobilenetv3.data import decode, imagefile
 from mobilenetv3.data.badfiles import BadFile
 from mobilenetv3.data.patience import Item, Patience
+from mobilenetv3.data.transforms import ByEpoch
 from mobilenetv3.text import printable
 
 TRIES = 100
@@ -23,11 +24,12 @@ TRIES = 100
 
 
 class Transformed(torch.utils.data.Dataset):
-    """A source with its transform; an item is asked for by (epoch, index).
+    """A source with its transform; an item is asked for by (epoch, index), or (epoch, index, copy).
 
-    Augmentation of image i in epoch e depends on (seed, e, i) alone: not on the number of workers
-    or ranks, and not on what was drawn before. A resumed run therefore sees the images that the
-    run it continues would have seen. The same holds for the image that takes a bad one's place.
+    Augmentation of image i in epoch e depends on (seed, e, i) alone, and on the copy where an epoch
+    has several: not on the number of workers or ranks, and not on what was drawn before. A resumed
+    run therefore sees the images that the run it continues would have seen. The same holds for the
+    image that takes a bad one's place.
 
     An item is (uint8 array (3, H, W), label); where it stands in for others, (array, label, list
     of `BadFile`).
@@ -35,6 +37,7 @@ class Transformed(torch.utils.data.Dataset):
     Args:
         samples: sequence of (PIL image, label); where it has `encoded`, that is read instead: index
             -> (content of an image file, label). `path` names an image for people.
+        transform: from PIL image to uint8 array, or transforms `ByEpoch`.
         seed: of the augmentation; None leaves the generators as they are.
         fast: let the transform decode (see `decode`) where the source has files and the transform
             takes JPEGs; `note` tells where not.
@@ -49,7 +52,7 @@ class Transformed(torch.utils.data.Dataset):
         self.patience = Patience(patience)
         self.note = ""
         self._has_files = hasattr(samples, "encoded")
-        takes_jpegs = hasattr(transform, "from_jpeg") and self._has_files
+        takes_jpegs = hasattr(self._transform_at(0), "from_jpeg") and self._has_files
         self.is_fast = fast and takes_jpegs and decode.is_available()
         if self.is_fast:
             self.note = f"=> --decode fast: {decode.describe()}"
@@ -67,13 +70,17 @@ class Transformed(torch.utils.data.Dataset):
     def __getitems__(self, keys):
         """Several items; PyTorch 2 asks for a batch at once."""
         with contextlib.nullcontext() if self.seed is None else _generators_put_back():
-            return [self._item(epoch, index) for epoch, index in keys]
+            return [self._item(*key) for key in keys]
 
-    def _item(self, epoch, index):
+    def _transform_at(self, epoch):
+        is_one = not isinstance(self.transform, ByEpoch)
+        return self.transform if is_one else self.transform.at(epoch).transform
+
+    def _item(self, epoch, index, copy=0):
         bad: List[BadFile] = []
         for chosen in self._candidates(epoch, index):
             try:
-                found = self._load(epoch, index, chosen)
+                found = self._load(epoch, index, copy, chosen)
             except imagefile.BadImage as error:
                 bad.append(BadFile(self._path(chosen), str(error)))
             else:
@@ -99,23 +106,24 @@ class Transformed(torch.utils.data.Dataset):
                 tried.add(chosen)
                 yield chosen
 
-    def _load(self, epoch, index, chosen):
-        """Image `chosen`, varied as image `index` is to be in this epoch.
+    def _load(self, epoch, index, copy, chosen):
+        """Image `chosen`, varied as this copy of image `index` is to be in this epoch.
 
         Raises:
             imagefile.BadImage: it cannot be used.
             OSError: nothing can be read.
         """
         found, label = self._read(chosen)
+        transform = self._transform_at(epoch)
         if self.is_fast:
-            self._seed(epoch, index)
+            self._seed(epoch, index, copy)
             try:
-                return self.transform.from_jpeg(found), label
+                return transform.from_jpeg(found), label
             except decode.Refused:
                 self._count_refused()
         image = imagefile.decode(found) if self._has_files else imagefile.to_rgb(found)
-        self._seed(epoch, index)
-        return self.transform(image), label
+        self._seed(epoch, index, copy)
+        return transform(image), label
 
     def _read(self, index):
         """(content of the file, label), or (PIL image, label) of a source without files."""
@@ -130,11 +138,12 @@ class Transformed(torch.utils.data.Dataset):
                 [lambda other=other: get(other) for other in sorted(others)],
             ))
 
-    def _seed(self, epoch, index):
+    def _seed(self, epoch, index, copy):
         """Seed the three generators that transforms draw from."""
         if self.seed is None:
             return
-        words = np.random.SeedSequence((self.seed, epoch, index)).generate_state(3)
+        place = (self.seed, epoch, index, 0, copy) if copy else (self.seed, epoch, index)
+        words = np.random.SeedSequence(place).generate_state(3)
         # Not torch.manual_seed: it seeds the cards, too, and theirs are not put back.
         seeds = random.seed, np.random.seed, torch.default_generator.manual_seed
         for seed, word in zip(seeds, words):

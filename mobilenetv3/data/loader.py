@@ -2,7 +2,7 @@
 import random
 import signal
 from functools import partial
-from typing import FrozenSet, List, Optional, Sequence
+from typing import Callable, FrozenSet, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from mobilenetv3 import cpus
 from mobilenetv3.data.badfiles import BadFiles
+from mobilenetv3.data.transforms import ByEpoch
 from mobilenetv3.device import Device
 from mobilenetv3.text import printable
 
@@ -75,6 +76,7 @@ class DeviceLoader:
     Attributes:
         bad_files: `BadFiles`, which is given those that images of a batch stand in for. Unless it
             is set, the first of them is an error.
+        observe: given the images of each batch, as they are yielded; None for nobody.
     """
 
     def __init__(self, loader: DataLoader, device: Device, mean: Sequence[float],
@@ -88,7 +90,9 @@ class DeviceLoader:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.erase, self.mixup, self.mixup_off_epoch = erase, mixup, mixup_off_epoch
         self.bad_files: Optional[BadFiles] = None
+        self.observe: Optional[Callable[[torch.Tensor], None]] = None
         self._has_told = False
+        self._told_side = 0
 
     def __len__(self):
         return len(self.loader)
@@ -109,6 +113,15 @@ class DeviceLoader:
     def decode_note(self) -> str:
         """How JPEGs are decoded, a line for the log; "" where there is nothing to tell."""
         return getattr(self.loader.dataset, "note", "")
+
+    def size_note(self) -> str:
+        """The size of the images of the epoch, where it changes from epoch to epoch and did now."""
+        sampler, transform = self.loader.batch_sampler, self.loader.dataset.transform
+        if not isinstance(transform, ByEpoch):
+            return ""
+        side, told = transform.at(sampler.epoch).side, self._told_side
+        self._told_side = side
+        return "" if side == told else f"=> epoch {sampler.epoch}: training images of {side}x{side}"
 
     def refused_note(self) -> str:
         """How many images the fast decoder refused, so far; a line for the log, told once."""
@@ -140,6 +153,8 @@ class DeviceLoader:
                 images = self.erase(images)
             if self.mixup is not None:
                 images, targets = self.mixup(images, targets)
+            if self.observe is not None:
+                self.observe(images)
             yield images, targets
 
     def _moved(self):

@@ -1,6 +1,7 @@
 """Which image goes where: epochs of shuffled global batches, and validation without padding.
 
-Both yield batches of (epoch, index), so that workers that outlive an epoch know which one it is.
+Both yield batches of (epoch, index), so that workers that outlive an epoch know which one it is;
+with repeated augmentation of (epoch, index, copy).
 """
 import bisect
 from typing import Callable, List, NamedTuple, Sequence
@@ -97,14 +98,21 @@ class TrainSampler(Sampler):
     images whatever the number of ranks. A last batch that is not full is left out, because
     BatchNorm's statistics and the learning rate are for full ones; the next epoch is shuffled anew.
 
+    With `repeats` of N each image stands N times in a row, and an epoch, which is no longer, ends
+    after 1/N of the images. The copies of one go to different ranks, as far as there are enough of
+    them: rank r takes every world-th image from the r-th on. Source: Berman et al. 2019
+    (MultiGrain), and the samplers of DeiT and timm, from which this differs in that an epoch has
+    all full batches, not a multiple of 256 images.
+
     Args:
         batch_size: images in a global batch; a multiple of `world`.
         order: see `order_of`; None for a `FlatOrder`.
+        repeats: copies of an image in an epoch.
     """
 
     def __init__(self, images: int, batch_size: int, rank: int, world: int, seed: int,
-                 order=None):
-        assert batch_size % world == 0, (batch_size, world)
+                 order=None, repeats: int = 1):
+        assert batch_size % world == 0 and repeats >= 1, (batch_size, world, repeats)
         if images < batch_size:
             raise ValueError(
                 f"--batch_size {batch_size} is larger than the training set of {images} images; "
@@ -113,7 +121,9 @@ class TrainSampler(Sampler):
         self.images, self.batch_size, self.seed = images, batch_size, seed
         share = batch_size // world
         self.slice = slice(rank * share, (rank + 1) * share)
-        self.order = order or FlatOrder(images)
+        if repeats > 1:
+            self.slice = slice(rank, None, world)
+        self.order, self.repeats = order or FlatOrder(images), repeats
         self.epoch = self.first = 0
         """What the next iteration yields: an epoch, from one of its batches on."""
 
@@ -128,9 +138,14 @@ class TrainSampler(Sampler):
         told = 0
         for batch in range(self.first, len(self)):
             start = batch * self.batch_size
-            told = self._tell(drawn, start, told)
-            whole = drawn.indices[start : start + self.batch_size]
-            yield [(self.epoch, index) for index in whole[self.slice].tolist()]
+            told = self._tell(drawn, start // self.repeats, told)
+            places = np.arange(start, start + self.batch_size)[self.slice]
+            indices = drawn.indices[places // self.repeats].tolist()
+            if self.repeats == 1:
+                yield [(self.epoch, index) for index in indices]
+            else:
+                copies = (places % self.repeats).tolist()
+                yield [(self.epoch, index, copy) for index, copy in zip(indices, copies)]
 
     def _tell(self, drawn: Drawn, place: int, told: int) -> int:
         """Ask for the shards of the window that a place is in and of the one after.

@@ -5,7 +5,7 @@ the device: a quarter of the bytes to move, and the host does no arithmetic that
 faster. See `loader` for what happens there, and `decode` for the short way from a JPEG to a crop.
 """
 import random
-from typing import Callable, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -113,6 +113,28 @@ class TrainTransform:
 
     def _crop(self) -> tv.RandomResizedCrop:
         return self.crops[0] if len(self.crops) == 1 else random.choice(self.crops)
+
+
+class Stage(NamedTuple):
+    """Part of a run with training images of one size."""
+
+    epoch: int
+    """The first, from 0."""
+    side: int
+    """Of the square, pixels."""
+    transform: Callable
+
+
+class ByEpoch:
+    """Another transform from certain epochs on; the first stage begins at epoch 0."""
+
+    def __init__(self, stages: Sequence[Stage]):
+        assert stages[0].epoch == 0
+        self.stages = list(stages)
+
+    def at(self, epoch: int) -> Stage:
+        """The stage that an epoch belongs to."""
+        return [stage for stage in self.stages if stage.epoch <= epoch][-1]
 
 
 TORCHVISION_POLICIES = {"imagenet": "AutoAugment", "ta_wide": "TrivialAugmentWide"}

@@ -1,4 +1,8 @@
 """Options of the images: where they are, how they are loaded and how they are varied."""
+import argparse
+import re
+from typing import Any, List
+
 from mobilenetv3.arguments import (
     ABOVE_ZERO,
     BELOW_ONE,
@@ -12,11 +16,40 @@ from mobilenetv3.arguments import (
     Choice,
     Flag,
     Number,
+    Text,
 )
 
 PREPARE = ("img_size", "crop_pct", "interpolation", "mean", "std")
 """The options that say how images are prepared; weights say it, too."""
 IMG_SIZE = Number(int, "an integer of 32 or more", lambda n: n >= 32)
+
+
+class Stages(Text):
+    """Sides of images, each from an epoch on: "128@0,224@60" -> [[128, 0], [224, 60]].
+
+    The first begins at epoch 0, and each later one is larger. In YAML it is the same text, or the
+    list.
+    """
+
+    __name__ = "SIZE@EPOCH,..."
+
+    def __call__(self, text: str) -> List[List[int]]:
+        parts = re.split(r"[, ]+", text.strip())
+        pairs = [re.fullmatch(r"([0-9]{1,5})@([0-9]{1,6})", part) for part in parts]
+        found = [[int(number) for number in pair.groups()] for pair in pairs if pair]
+        rises = all(one[0] < two[0] and one[1] < two[1] for one, two in zip(found, found[1:]))
+        if len(found) < len(parts) or found[0][1] != 0 or found[0][0] < 32 or not rises:
+            raise argparse.ArgumentTypeError(
+                "expected sides of 32 or more that grow, each with the epoch that it begins at, "
+                f"the first with 0, such as 128@0,160@30,224@60; got {text!r}"
+            )
+        return found
+
+    def from_yaml(self, value: Any) -> List[List[int]]:
+        if isinstance(value, list) and value:
+            value = ",".join("@".join(map(str, pair)) if isinstance(pair, list) else str(pair)
+                             for pair in value)
+        return self(value if isinstance(value, str) else repr(value))
 
 
 def data(parser):
@@ -83,6 +116,13 @@ def augmentation(parser):
         help="resize and centre crop in place of random crops, flips and colours, as in timm")
     add("--train_img_size", "--train_crop_size", metavar="PIXELS", type=IMG_SIZE,
         help="side of the square in training (default: as --img_size, which validation has)")
+    add("--res_schedule", metavar="SIZE@EPOCH,...", type=Stages(),
+        help="begin with smaller training images: 128@0,160@30,224@60 has 128 pixels from epoch 0 "
+             "on, 160 from epoch 30 and from epoch 60 the full size, which is that of "
+             "--train_img_size or --img_size; the batch stays (default: always the full size)")
+    add("--aug_repeats", "--ra_reps", metavar="N", type=COUNT, default=0,
+        help="repeated augmentation: each image of an epoch is in it N times, varied anew each "
+             "time, and the epoch has as many steps, thus only 1/N of the images; 0 and 1 are off")
     add("--train_interpolation", type=Choice("bilinear", "bicubic", "nearest", "random"),
         metavar="METHOD", default="bilinear",
         help="of the random crop's resize: bilinear, bicubic, nearest or random")

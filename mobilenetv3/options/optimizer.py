@@ -51,6 +51,9 @@ def optimizer(parser):
     add("--model_ema", action=Flag, help="keep and score a moving average of the weights")
     add("--model_ema_decay", type=BELOW_ONE, default=0.9999,
         help="share of the old average that an update keeps")
+    add("--model_ema_warmup", action=Flag,
+        help="let that share grow from 0, as timm does: 1 - n^(-2/3) in update n, up to "
+             "--model_ema_decay")
 
 
 def schedule(parser):

@@ -49,7 +49,7 @@ def test_compiled_steps_have_the_losses_of_plain_ones(level, accumulate):
     _, plain, _ = train("", level=level, accumulate=accumulate)
     model, losses, note = train("default", level=level, accumulate=accumulate)
     assert note == "--compile: torch.compile of forward and loss, mode default"
-    assert model._compiled_call_impl._has_run
+    assert model._compiled_call_impl._ran == {((4, 3, 8, 8),)}
     # aot_eager runs PyTorch's own kernels; in bfloat16 (8 bits) it may round in other places.
     assert losses == pytest.approx(plain, rel=1e-5 if level == "O0" else 2e-2)
 
@@ -97,6 +97,43 @@ def test_a_failure_to_compile_costs_no_step_and_is_told_in_one_line():
     assert lines[0].startswith("=> --compile: running eagerly: ")
     assert "no compiler found" in lines[0]
     assert "\n" not in lines[0]
+
+
+def any_size():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+
+
+@needs_compile
+def test_each_size_of_images_is_compiled_once_when_it_comes():
+    torch._dynamo.reset()
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.append([tuple(value.shape) for value in inputs if value.dim() == 4][-1])
+        return graph.forward
+    model = any_size()
+    compiling.compile_step(model, nn.CrossEntropyLoss(), "default", 1, print, backend)
+    for side in (8, 8, 12, 8, 16):
+        model(torch.randn(4, 3, side, side))
+    assert shapes == [(4, 3, side, side) for side in (8, 12, 16)]  # numbers, not symbols
+
+
+@needs_compile
+def test_a_size_that_does_not_compile_runs_eagerly_and_does_not_end_the_run():
+    torch._dynamo.reset()
+    lines = []
+
+    def backend(graph, inputs):
+        if any(value.shape[-1] == 12 for value in inputs if value.dim() == 4):
+            raise RuntimeError("no kernels of 12")
+        return graph.forward
+    model = any_size()
+    plain = copy.deepcopy(model)
+    compiling.compile_step(model, nn.CrossEntropyLoss(), "default", 1, lines.append, backend)
+    for side in (8, 12, 8):
+        images = torch.randn(4, 3, side, side)
+        assert torch.equal(model(images), plain(images))
+    assert len(lines) == 1 and "running eagerly" in lines[0] and "no kernels of 12" in lines[0]
 
 
 @needs_compile

@@ -6,7 +6,16 @@ import sys
 
 import pytest
 
-from mobilenetv3.logfmt import Accuracy, Best, Run, TestLine, Throughput, TrainLine, parse
+from mobilenetv3.logfmt import (
+    Accuracy,
+    Best,
+    Column,
+    Run,
+    TestLine,
+    Throughput,
+    TrainLine,
+    parse,
+)
 
 TRAIN = TrainLine(
     epoch=3, step=10, steps=1251, time=0.5, time_avg=0.51, rate=1660.1, fps=1659.25, data=0.01,
@@ -52,7 +61,8 @@ def test_validation_and_summary_lines():
 @pytest.mark.parametrize(
     "record",
     [
-        TRAIN, TEST, RUN, Accuracy(73.5, 91.25), Accuracy(0.125, 100.0, weights="live"),
+        TRAIN, TEST, RUN, Accuracy(73.5, 91.25), Column("trained", 1.5, 0.125, 100.0),
+        Column("ema", 0.25, 73.5, 91.25),
         Throughput(0.001), Best(98.875, 14, "model_best.pth.tar"),
         TRAIN._replace(lr=1e-06), TRAIN._replace(lr=1.2345678e-10), TRAIN._replace(loss=-0.5),
     ],
@@ -87,17 +97,17 @@ def test_any_path_survives(path):
     assert parse(line) == Best(98.9, 14, path)
 
 
-def test_accuracy_of_the_live_weights_is_not_taken_for_the_accuracy():
-    line = Accuracy(73.5, 91.3, weights="live").line()
+@pytest.mark.parametrize("weights, start", [
+    ("trained", " * Trained weights\tLoss 1.2500\tAcc@1 73.500\tAcc@5 91.300"),
+    ("ema", " * Averaged weights (EMA)\tLoss 1.2500\tAcc@1 73.500\tAcc@5 91.300\t(these count)"),
+])
+def test_the_two_columns_of_a_run_with_ema_are_not_taken_for_the_accuracy(weights, start):
+    line = Column(weights, 1.25, 73.5, 91.3).line()
+    assert line == start
     # As a fixed string, and as a regular expression, in which " *" is any number of spaces.
     assert " * Acc@1" not in line
     assert not re.search(r" * Acc@1", line)
     assert re.search(r" * Acc@1", Accuracy(73.5, 91.3).line())
-
-
-def test_weights_of_another_name_are_refused():
-    with pytest.raises(ValueError, match="'ema', expected '' or 'live'"):
-        Accuracy(1.0, 2.0, weights="ema").line()
 
 
 def test_a_run_of_a_later_version_with_more_fields_is_read():

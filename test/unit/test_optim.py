@@ -114,6 +114,34 @@ def test_the_average_moves_by_one_minus_decay():
     assert ema.module.weight.item() == pytest.approx(0.9 * 1.0 + 0.1 * 2.0)
 
 
+@pytest.mark.parametrize("form", ["auto", "plain"])
+def test_a_warm_up_of_the_average_is_timms(form):
+    theirs_of = pytest.importorskip("timm.utils").ModelEmaV3
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    ours = optim.create_ema(model, True, 0.8, form, warms_up=True)
+    theirs = theirs_of(model, decay=0.8, use_warmup=True)
+    for step in range(1, 21):  # 1 - n ** (-2 / 3) passes 0.8 at update 12
+        for parameter in model.parameters():
+            parameter.data += torch.randn_like(parameter)
+        ours.update(model)
+        theirs.update(model, step=step)  # as its train.py counts: from 1
+        if step == 1:  # what the weights were at first is forgotten
+            assert torch.equal(ours.module[0].weight, model[0].weight)
+        for name, value in theirs.module.state_dict().items():
+            if value.is_floating_point():
+                found = ours.state_dict()[name]
+                assert (found - value).abs().max() <= 4e-6, (step, name)  # twenty roundings
+
+
+def test_the_warm_up_reaches_what_its_description_says():
+    for update, decay in ((1, 0.0), (8, 0.75), (1000, 0.99), (10 ** 6, 0.9999)):
+        assert optim.ema_decay(update, 0.99999, True) == pytest.approx(decay, abs=1e-12)
+        assert optim.ema_decay(update, 0.7, True) == pytest.approx(min(0.7, decay), abs=1e-12)
+        assert optim.ema_decay(update, 0.7, False) == 0.7
+    assert optim.ema_decay(optim.LONG_AGO, 0.9999, True) == 0.9999
+
+
 def test_without_ema_nothing_is_kept():
     model = torch.nn.Linear(1, 1)
     before = copy.deepcopy(model.state_dict())

@@ -6,7 +6,7 @@ import platform
 import pytest
 
 from mobilenetv3 import logfmt, report
-from mobilenetv3.logfmt import Accuracy, Best, Run, TestLine, Throughput, TrainLine
+from mobilenetv3.logfmt import Accuracy, Best, Column, Run, TestLine, Throughput, TrainLine
 
 RUN = Run("mobilenetv3_large_100", "imagenet", "npu", 8, 1024, 3, "O2 float16", "1.11.0", 224, 10)
 
@@ -205,7 +205,7 @@ def test_final_result_byte_for_byte(records, kind, lines, tmp_path, capsys):
         (FULL[1:], "acc", "does not say what was run"),
         (FULL[:4], "acc", "no validation accuracy"),
         ([*FULL[:4], Accuracy(math.nan, 0.0)], "acc", "no validation accuracy"),
-        ([*FULL[:4], Accuracy(80.0, 90.0, weights="live")], "acc", "no validation accuracy"),
+        ([*FULL[:4], Column("ema", 0.7, 80.0, 90.0)], "acc", "no validation accuracy"),
         (EVALUATION[:3], "eval", "no validation accuracy"),
         (PERFORMANCE[:4], "perf", "no FPS: the run must take more than the 10 warm-up steps"),
         ([*PERFORMANCE[:4], Throughput(math.nan)], "perf", "no FPS"),
