@@ -26,6 +26,7 @@ def main(cfg):
         compiling,
         data,
         dist,
+        distill,
         engine,
         finetune,
         interrupt,
@@ -90,12 +91,17 @@ def main(cfg):
         dist.settle(parallel.train(), precision.forward,
                     torch.zeros(2, 3, side, side, device=device.torch_device))
     criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
+    teacher = build.teacher(cfg, model.config["num_classes"], precision, device)
+    told, settings = [], vars(cfg)  # what the log and the checkpoints say of the options
+    if teacher:
+        told = teacher.notes(cfg.distill_alpha, cfg.distill_temperature, source.classes)
+        settings = dict(settings, teacher_weights=teacher.digest)
 
     # Resume, then the run folder: a checkpoint that does not fit must not leave a folder behind.
     parts = snapshot.Parts(model, optimizer, precision, ema, device)
     place = snapshot.Place(cfg.start_epoch or 0)
     if resume:
-        snapshot.check(resume.state, resume.path, parts, vars(cfg), source.classes,
+        snapshot.check(resume.state, resume.path, parts, settings, source.classes,
                        train_loader.images)
         place = snapshot.put_back(resume.state, parts)
     run, lock = open_run(cfg, folder, who, place.epoch, lock)
@@ -111,11 +117,15 @@ def main(cfg):
     fused = optim.fused_note(cfg.opt, device.fused_optimizers)
     rates = finetune.rates_note(cfg.backbone_lr_scale, cfg.layer_decay)
     compiled = compiling.compile_step(model, criterion, cfg.compile, cfg.grad_accum_steps, run.log)
-    start = resume.notes(vars(cfg), who.world) if resume else [describe_start(cfg)]
+    if teacher:  # after the labels' loss was compiled: the teacher's part runs eagerly
+        criterion = distill.DistillationLoss(criterion, teacher, cfg.distill_alpha,
+                                             cfg.distill_temperature)
+        train_loader.observe = criterion.see
+    start = resume.notes(settings, who.world) if resume else [describe_start(cfg)]
     for line in filter(None, (note, device.note, lock and lock.note, *source.note.splitlines(),
                               train_loader.decode_note, precision.note, fused, compiled,
-                              *build.train_notes(cfg, train_loader.images), *notes, frozen, rates,
-                              *start)):
+                              *told, *build.train_notes(cfg, train_loader.images), *notes, frozen,
+                              rates, *start)):
         run.log(line)
 
     if cfg.evaluate:
@@ -142,7 +152,7 @@ def main(cfg):
     job = training.Job(
         who, parts, parallel, criterion, schedule, train_loader,
         None if cfg.skip_validation else val_loader, source.classes, run, keeper, clock, loop,
-        total_steps, cfg.seed, cfg.dist_bn, cfg.on_nan == "restore", vars(cfg),
+        total_steps, cfg.seed, cfg.dist_bn, cfg.on_nan == "restore", settings,
     )
     try:
         best = training.train(job, place, resume.state if resume else {})

@@ -6,7 +6,7 @@ import torch
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 
-from mobilenetv3 import apex_amp, convert, cpus, data, dist, heap, models
+from mobilenetv3 import apex_amp, convert, cpus, data, dist, distill, heap, models
 from mobilenetv3 import device as devices
 from mobilenetv3 import precision as precisions
 
@@ -80,6 +80,23 @@ def start_weights(cfg):
     if weights.family == "timm" and arch != weights.config["arch"]:
         weights = convert.read(path, arch=arch)  # tf_ or not: their tensors are alike
     return weights
+
+
+def teacher(cfg, num_classes, precision, device):
+    """The network whose answers are learnt beside the labels; None where there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be had, or does not suit this run.
+    """
+    if not cfg.teacher or cfg.evaluate:
+        return None
+    found = distill.Teacher(
+        distill.find(cfg.teacher, cfg.teacher_ckpt or "", num_classes), precision,
+        cfg.mean or data.IMAGENET_MEAN, cfg.std or data.IMAGENET_STD, device.torch_device,
+        memory_format(cfg, device),
+    )
+    found.check([side for side, _ in sides(cfg)], num_classes, device.torch_device)
+    return found
 
 
 def val_source(cfg, download=False):

@@ -303,6 +303,11 @@ def _check_training(cfg: Namespace) -> None:
         not (cfg.mixup or cfg.cutmix) or cfg.batch_size % 2 == 0,
         f"--batch_size {cfg.batch_size}: Mixup and CutMix mix images in pairs; give an even number",
     )
+    _require(
+        cfg.teacher or not cfg.teacher_ckpt,
+        f"--teacher_ckpt {cfg.teacher_ckpt} holds weights; name their network with --teacher NAME, "
+        "or give the file to --teacher, if python -m mobilenetv3.convert reads it",
+    )
     full = cfg.train_img_size or cfg.img_size
     side, first = (cfg.res_schedule or [[full, 0]])[-1]
     _require(
@@ -343,6 +348,7 @@ _IGNORED = (
     (("freeze_stages", "backbone_lr_scale", "layer_decay"), lambda c: c.freeze_backbone,
      "with --freeze_backbone"),
     (("model_ema_decay", "model_ema_warmup"), lambda c: not c.model_ema, "without --model_ema"),
+    (("distill_alpha", "distill_temperature"), lambda c: not c.teacher, "without --teacher"),
     (("apex_opt_level", "loss_scale_value", "amp_dtype", "amp_backend"), lambda c: not c.apex,
      "without --apex"),
     (("mixup_prob", "mixup_mode", "mixup_off_epoch"), lambda c: not (c.mixup or c.cutmix),

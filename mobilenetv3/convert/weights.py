@@ -116,7 +116,8 @@ def _read_own(state: Dict[str, Any], content: Content) -> Weights:
     resolve_name(config["arch"])
     notes = _average_note(content)
     if source:
-        notes.append(f"converted from {source.get('family')}'s {source.get('file')}")
+        notes.append(str(source.get("told") or
+                         f"converted from {source.get('family')}'s {source.get('file')}"))
     return Weights("own", content.tensors, config, names_of(state.get("classes")),
                    own.prepare_of(state), notes, content.path)
 

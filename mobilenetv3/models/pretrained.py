@@ -36,7 +36,7 @@ def load_timm_weights(model: nn.Module) -> List[str]:
             pretrained=True,
             num_classes=config["num_classes"],
             in_chans=config["in_chans"],
-            **_read_for_timm(arch),
+            **read_for_timm(arch),
         )
         weights = published.state_dict()
         if config.get("features_only"):  # without the head, and stages that no map comes from
@@ -63,7 +63,7 @@ def load_timm_weights(model: nn.Module) -> List[str]:
     ]
 
 
-def _read_for_timm(arch: str) -> Dict[str, Any]:
+def read_for_timm(arch: str) -> Dict[str, Any]:
     """What timm is given where it can fetch its file but not read it: the weights themselves.
 
     safetensors reads for PyTorch with torch.frombuffer, which came with 1.10.

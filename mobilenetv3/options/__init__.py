@@ -52,6 +52,7 @@ def train_parser() -> Parser:
     data.augmentation(parser)
     optimizer.optimizer(parser)
     optimizer.schedule(parser)
+    optimizer.distillation(parser)
     run.device(parser)
     run.distributed(parser)
     run.run(parser)

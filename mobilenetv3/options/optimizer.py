@@ -4,9 +4,11 @@ from mobilenetv3.arguments import (
     BELOW_ONE,
     COUNT,
     NOT_NEGATIVE,
+    PATH,
     POSITIVE,
     POSITIVE_INT,
     SHARE,
+    TEXT,
     Choice,
     Flag,
 )
@@ -84,3 +86,20 @@ def schedule(parser):
              "none)")
     add("--sched_on_updates", action=Flag,
         help="change the learning rate at every update, not every epoch")
+
+
+def distillation(parser):
+    """A trained network beside the labels."""
+    add = parser.add_argument_group("distillation (learning from a trained network, too)"
+                                    ).add_argument
+    add("--teacher", "--teacher_model", "--kd_model_name", metavar="NAME|FILE", type=TEXT,
+        help="a model of timm's with its published weights, from the hub or its cache, or a file "
+             "of weights of any kind that python -m mobilenetv3.convert reads; trained on the same "
+             "classes (default: none)")
+    add("--teacher_ckpt", "--teacher_path", metavar="FILE", type=PATH,
+        help="weights of the teacher that --teacher names, in place of the published ones")
+    add("--distill_alpha", "--distillation_alpha", metavar="SHARE", type=ABOVE_ZERO, default=0.5,
+        help="share of the teacher in the loss; the labels have the rest")
+    add("--distill_temperature", "--distillation_tau", "--kd_temperature", metavar="T",
+        type=POSITIVE, default=1.0, help="divides the logits of both; above 1 also what the "
+        "teacher finds unlikely counts")

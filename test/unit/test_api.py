@@ -201,7 +201,7 @@ def test_pretrained_takes_timms_weights_and_preparation(monkeypatch):
     theirs = timm.create_model("tf_mobilenetv3_small_075", num_classes=1000).eval()
     monkeypatch.setattr(timm, "create_model", lambda *args, **options: theirs)
     # Where timm cannot read its file, with PyTorch 1.8.1, it is fetched before timm is asked.
-    monkeypatch.setattr("mobilenetv3.models.pretrained._read_for_timm", lambda arch: {})
+    monkeypatch.setattr("mobilenetv3.models.pretrained.read_for_timm", lambda arch: {})
     model = init_model("tf_mobilenetv3_small_075", pretrained=True, device="cpu")
     x = torch.randn(1, 3, 64, 64)
     assert torch.allclose(model(x), theirs(x), atol=1e-5)
@@ -217,7 +217,7 @@ def test_pretrained_weights_that_cannot_be_had_are_an_error_in_the_words_of_a_ca
 
     monkeypatch.setattr(timm, "create_model", unreachable)
     # With PyTorch 1.8.1 the hub itself would be asked first, for half a minute.
-    monkeypatch.setattr("mobilenetv3.models.pretrained._read_for_timm", lambda arch: {})
+    monkeypatch.setattr("mobilenetv3.models.pretrained.read_for_timm", lambda arch: {})
     for name in (SMALL, "dli14_mobilenetv3_small"):
         with pytest.raises(ValueError, match="give a file of weights as the checkpoint$") as e:
             init_model(name, pretrained=True, device="cpu")

@@ -17,7 +17,8 @@ RANKS = {
     "keep": 1, "predictions": 1, "results": 1, "sheet": 1, "confusion": 2,
     "apex_amp": 2, "convert": 2, "engine": 2, "report": 2, "doctor": 2, "probe": 2,
     "prepare": 2, "inference": 2, "onnxfile": 2, "exporting": 2,
-    "interrupt": 2, "api": 3, "snapshot": 3, "build": 4, "resuming": 4, "training": 5,
+    "interrupt": 2, "api": 3, "snapshot": 3, "average": 3, "distill": 3,
+    "build": 4, "resuming": 4, "training": 5,
 }
 # Inside rank 0, and inside the two packages, the arrows that are allowed.
 WITHIN = {("device", "host"), ("cpus", "host"), ("options", "arguments"), ("config", "arguments"),

@@ -18,7 +18,7 @@ def published_weights_are_random(monkeypatch):
         return build(name, **options)
 
     monkeypatch.setattr(timm, "create_model", fake)
-    monkeypatch.setattr(pretrained, "_read_for_timm", lambda arch: {})  # else from the hub
+    monkeypatch.setattr(pretrained, "read_for_timm", lambda arch: {})  # else from the hub
     return calls
 
 
@@ -74,6 +74,6 @@ def test_weights_out_of_reach_are_one_sentence(monkeypatch):
         raise OSError("no route to the hub\nand a long explanation")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    monkeypatch.setattr(pretrained, "_read_for_timm", lambda arch: {})
+    monkeypatch.setattr(pretrained, "read_for_timm", lambda arch: {})
     with pytest.raises(ValueError, match=r"mobilenetv2_050 could not be had \(no route to the hub"):
         load_timm_weights(create_model("mobilenetv2_050"))

@@ -10,6 +10,7 @@ from mobilenetv3 import (
     checkpoint,
     data,
     dist,
+    distill,
     engine,
     entry,
     interrupt,
@@ -84,15 +85,21 @@ def options(**changed):
         word for name, value in changed.items() for word in (f"--{name}", str(value))]))
 
 
-def job(every=0, accumulate=1, opt="rmsproptf", level="O0", ema=True):
-    """A whole run in memory: 6 steps an epoch, dropout, drop-path, erasing, Mixup, EMA."""
+def job(every=0, accumulate=1, opt="rmsproptf", level="O0", ema=True, extras=False):
+    """A whole run in memory: 6 steps an epoch, dropout, drop-path, erasing, Mixup, EMA.
+
+    With `extras` also a warm-up of the average, growing images, repeated ones and a teacher.
+    """
     source = data.Source(Pictures(52), CLASSES, "drawn")
     config = options(grad_accum_steps=accumulate, opt=opt)
     data.seed_epoch(CPU, 3, 0, 0)
     train = data.train_loader(
         source, CPU, rank=0, world=1, batch_size=8, workers=0,
-        transform=data.train_transform(32, color_jitter=0.4), mean=data.IMAGENET_MEAN,
-        std=data.IMAGENET_STD, seed=3,
+        transform=data.ByEpoch([
+            data.Stage(0, 32, data.train_transform(32, color_jitter=0.4)),
+            data.Stage(1, 40, data.train_transform(40, color_jitter=0.4)),
+        ]) if extras else data.train_transform(32, color_jitter=0.4),
+        mean=data.IMAGENET_MEAN, std=data.IMAGENET_STD, seed=3, repeats=3 if extras else 1,
         erase=build.RandomErasing(0.5, mode="pixel", device="cpu"),
         mixup=build.Mixup(0.2, num_classes=4, label_smoothing=0.1),
     )
@@ -105,13 +112,21 @@ def job(every=0, accumulate=1, opt="rmsproptf", level="O0", ema=True):
     optimizer = optim.create_optimizer(model, opt, 0.01, 0.9, 1e-4)
     updates = optim.updates_per_epoch(len(train), accumulate)
     schedule = optim.Schedule(optimizer, "cosine", 2, updates, on_updates=True)
-    average = optim.create_ema(model, ema, 0.9)
+    average = optim.create_ema(model, ema, 0.9, warms_up=extras)
     precision = create_precision(level, CPU)
     precision.prepare(model, optimizer)
+    criterion = optim.create_criterion(0.1, True)
+    if extras:
+        taught = models.create_model("mobilenetv3_small_050", num_classes=4)
+        found = distill.Found("a teacher", taught, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), None)
+        teacher = distill.Teacher(found, precision, data.IMAGENET_MEAN, data.IMAGENET_STD,
+                                  CPU.torch_device)
+        criterion = distill.DistillationLoss(criterion, teacher, 0.5, 2.0)
+        train.observe = criterion.see
     loop = engine.Loop(accumulate, 100, lambda line: None, interrupt.Watch(every))
     return training.Job(
         dist.Ranks(), snapshot.Parts(model, optimizer, precision, average, CPU), model,
-        optim.create_criterion(0.1, True), schedule, train, val, CLASSES, Silent(), Kept(),
+        criterion, schedule, train, val, CLASSES, Silent(), Kept(),
         metrics.Clock(0), loop, 2 * len(train), 3, "broadcast", False, config,
     )
 
@@ -149,10 +164,10 @@ def trained():
 
 
 @pytest.mark.parametrize("kind", [
-    {}, {"accumulate": 2, "opt": "adamw"},
+    {}, {"accumulate": 2, "opt": "adamw"}, {"extras": True},
     pytest.param({"level": "O2", "ema": False}, marks=pytest.mark.skipif(
         devices.TORCH_VERSION < (2, 1), reason="no half precision on the CPU before PyTorch 2.1")),
-], ids=["O0 with EMA", "accumulated", "O2"])
+], ids=["O0 with EMA", "accumulated", "with all extras", "O2"])
 def test_a_run_resumed_from_any_of_its_checkpoints_ends_the_same_to_the_bit(kind):
     whole = job(every=2, **kind)
     best = training.train(whole, snapshot.Place(0), {})
@@ -164,6 +179,23 @@ def test_a_run_resumed_from_any_of_its_checkpoints_ends_the_same_to_the_bit(kind
         assert_equal(other.keeper.states[-1], final)
         assert its_best == best
         assert other.run.records == whole.run.records[state["epoch"]:]
+
+
+def test_the_number_of_updates_of_an_average_goes_on_where_it_stood():
+    run = job(extras=True)
+    training.train(run, snapshot.Place(0), {})
+    state = run.keeper.states[0]
+    assert (state["epoch"], state["ema_updates"]) == (1, 6)
+    other = job(extras=True)
+    snapshot.put_back(state, other.parts)
+    assert other.parts.ema.updates == 6
+    del state["ema_updates"]  # of a version without a warm-up: its average is not to be thrown away
+    snapshot.put_back(state, other.parts)
+    weight, average = other.parts.model.conv_stem.weight, other.parts.ema.module.conv_stem.weight
+    weight.data.copy_(average + 1.0)
+    expected = average + 0.1  # the whole decay of 0.9, no warm-up
+    other.parts.ema.update(other.parts.model)
+    assert torch.allclose(average, expected, atol=1e-5)
 
 
 def test_checkpoints_change_nothing_of_what_is_learnt(trained):
@@ -211,6 +243,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches_and_says_what_cha
 @pytest.mark.parametrize("name, value, told", [
     ("batch_size", 16, "--batch_size 8, at step 2 of an epoch, and this run has 16"),
     ("seed", 4, "--seed 42, at step 2 of an epoch, and this run has 4"),
+    ("aug_repeats", 3, "--aug_repeats 0, at step 2 of an epoch, and this run has 3"),
     ("opt", "sgd", "--opt rmsproptf, at step 2 of an epoch, and this run has sgd"),
 ])
 def test_inside_an_epoch_an_option_that_moves_its_steps_is_refused_with_both_values(
