@@ -6,7 +6,7 @@ import torch
 from conftest import QUICK
 from test_interrupted_run import read_until, start
 
-from mobilenetv3 import checkpoint, models
+from mobilenetv3 import average, checkpoint, models
 from mobilenetv3.convert import own
 
 pytestmark = pytest.mark.slow
@@ -99,8 +99,7 @@ def test_another_teacher_is_told_when_a_run_goes_on(whole, options, script, tmp_
 
 def test_the_mean_of_its_checkpoints_is_scored_as_any_other_file(whole, script, tmp_path):
     output = tmp_path / "mean.pth.tar"
-    made = script("mobilenetv3/average.py", whole[0], "-k", 2, "--output", output)
-    assert made.status == 0, made.err
+    assert average.run([str(whole[0]), "-k", "2", "--output", str(output)]) == 0
     result = script("validate.py", "--ckpt_path", output, "--device", "cpu", "--workers", 0)
     assert result.status == 0, result.err
     assert result.lines(" * Acc@1")
