@@ -66,6 +66,8 @@ class NotRun(NamedTuple):
 EXCEPTIONS = [
     NotRun(r"(\S*python -m )?pip ", "needs a package index", "pip"),
     NotRun(r"python -m venv ", "the environment would have to be filled", "words"),
+    NotRun(r"\.venv/bin/python -m ruff ", "lint, not a test; CI runs it", "words"),
+    NotRun(r"bash test/run_tests.sh --stack=", "needs another Python; CI runs it", "words"),
     NotRun(r"docker ", "needs docker", "words"),
     NotRun(r"source ", "needs CANN", "words"),
     NotRun(r"python -m pytest ", "the suite runs these tests itself", "pytest"),
