@@ -80,6 +80,8 @@ EXCEPTIONS = [
                "parser"),
     NotRun(r"python train.py .*--dataset_download", "fetches CIFAR-10 and weights; "
                "test_finetune_command.py runs it from a cache", "parser"),
+    NotRun(r"python train.py .*--teacher resnet50", "fetches weights, and resnet50 is slow; "
+           "test_distill.py has smaller ones", "parser"),
     NotRun(r"python train.py .*--data_path (https|s3)://", "needs a network; "
                "test_data_remote.py has a server", "parser"),
     NotRun(r".*(--device[= ](cuda|npu)|--amp_backend[= ]apex)", "needs a card", "parser"),
@@ -93,6 +95,7 @@ SHORTER = {
     "validate.py": "--device cpu --workers 0",
     "predict.py": "--device cpu",
     "export.py": "",
+    "mobilenetv3.average": "",
     "mobilenetv3.convert": "",
     "mobilenetv3.data.check": "",
     "mobilenetv3.data.prepare": "--workers 0",
@@ -101,13 +104,32 @@ SHORTER = {
     "mobilenetv3.report": "",
     "pydoc": "",
 }
-# For the same reason a pattern of names, to which one network belongs.
-ALONE = {"python -m mobilenetv3.models": "mobilenetv3_small_050"}
+# In place of all that: for the same reason, or because it would contradict the command.
+INSTEAD = {
+    r"python -m mobilenetv3\.(average|convert|data\.check|data\.prepare)$": "--help",  # named only
+    r"python -m mobilenetv3.models$": "--img-size 32 mobilenetv3_small_050",
+    r".*--res_schedule": "--device cpu --max_steps 2 --batch_size 4 --workers 0",
+}
 
 
 def exception(command: str):
     """The exception that a command falls under, or None."""
     return next((each for each in EXCEPTIONS if re.match(each.pattern, command)), None)
+
+
+def shorter(command: str) -> List[str]:
+    """What is appended to a command.
+
+    Raises:
+        ValueError: nothing says what.
+    """
+    program = parts(command).program
+    for pattern, words in INSTEAD.items():
+        if re.match(pattern, command):
+            return words.split()
+    if program not in SHORTER:
+        raise ValueError(f"there is no rule for {program}, which is to run: {command}")
+    return SHORTER[program].split()
 
 
 def variants(command: str) -> List[str]:
