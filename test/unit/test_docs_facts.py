@@ -50,3 +50,40 @@ def test_the_changes_know_the_version_and_the_number_of_recipes(page):
     text = text_of(page)
     assert re.search(r"^## (\d\S*?)[,，]", text, re.M).group(1) == mobilenetv3.__version__
     assert re.search(r"\b(\d+)(?: files| 个文件)", text).group(1) == str(len(RECIPES))
+
+
+# ---- Options
+
+
+FOREIGN = {  # of torchrun, docker, pip, pytest; and of "--name=value", the form of an option
+    "standalone", "nproc_per_node", "signals_to_handle", "shm_size", "index_url", "name",
+}
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Every option that a command of this project has, spelt with underscores."""
+    sources = [ROOT / "test" / "e2e" / "crash.py"]
+    for folder in ("mobilenetv3", "benchmarks", "test/fuzz"):
+        sources += (ROOT / folder).rglob("*.py")
+    names = {name for path in sources
+             for name in re.findall(r"\"--([\w-]+)\"", path.read_text(encoding="utf-8"))}
+    for path in (ROOT / "test").glob("*.sh"):
+        text = path.read_text(encoding="utf-8")
+        names.update(re.findall(r"(?:about|shown|option)\[(\w+)\]", text))
+        names.update(re.findall(r"--([a-z][\w-]+)", text))
+    return {name.replace("-", "_") for name in names} | FOREIGN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_a_page_names_exist(page, known):
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.M | re.S)  # commands are run elsewhere
+    if page.name.startswith("migrating"):  # the left column of a table is the other package's
+        text = re.sub(r"^\|[^|]*\|", "|", text.replace("\\|", "/"), flags=re.M)
+    named = {name.replace("-", "_") for span in re.findall(r"`([^`]+)`", text)
+             for name in re.findall(r"(?<![\w-])--([a-z][\w-]*)", span)}
+    unknown = {name for name in named
+               if name not in known and re.sub("^no_", "", name) not in known}
+    assert not unknown
