@@ -35,10 +35,12 @@ def main(cfg):
         models,
         optim,
         profiling,
+        results,
         resuming,
         runfolder,
         snapshot,
         training,
+        validated,
     )
     from mobilenetv3.metrics import Clock
 
@@ -111,7 +113,9 @@ def main(cfg):
         model=model.config["arch"], data=source.name, device=device.type, ranks=who.world,
         batch_size=cfg.batch_size, epochs=cfg.epochs, amp=precision.amp_type,
         torch=torch.__version__, img_size=cfg.img_size, fps_warmup=clock.warmup,
+        max_steps=cfg.max_steps or 0,
     ).line())
+    run.start(results.start_of(device.torch_device, who.world, place.epoch, place.step))
     if cfg.scale_lr:
         run.log(f"=> learning rate {lr:g}: --lr {cfg.lr:g} x {cfg.batch_size} / {cfg.scale_lr}")
     fused = optim.fused_note(cfg.opt, device.fused_optimizers)
@@ -128,10 +132,15 @@ def main(cfg):
                               rates, *start)):
         run.log(line)
 
+    examiner = validated.Examiner(val_loader, source.classes, run.path, who.is_main, run.log)
     if cfg.evaluate:
         scored = precision.for_inference(ema.module) if ema.module else model
-        score = engine.evaluate(scored, val_loader, precision, cfg.print_freq, run.log)
+        seen = validated.Seen()
+        score = engine.evaluate(scored, val_loader, precision, cfg.print_freq, run.log, seen)
         run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
+        if cfg.output:
+            examiner.write(seen, {"val_loss": score.loss, "val_acc1": score.acc1,
+                                  "val_acc5": score.acc5, "val_images": score.images})
         dist.shutdown()
         return
 
@@ -152,7 +161,7 @@ def main(cfg):
     job = training.Job(
         who, parts, parallel, criterion, schedule, train_loader,
         None if cfg.skip_validation else val_loader, source.classes, run, keeper, clock, loop,
-        total_steps, cfg.seed, cfg.dist_bn, cfg.on_nan == "restore", settings,
+        total_steps, cfg.seed, cfg.dist_bn, cfg.on_nan == "restore", settings, examiner,
     )
     try:
         best = training.train(job, place, resume.state if resume else {})
@@ -166,6 +175,7 @@ def main(cfg):
         raise
     finally:
         profile.close()
+        run.end_progress()
     if keeper is not None:
         keeper.close()
     report_end(run, folder, best)

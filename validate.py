@@ -174,7 +174,7 @@ def score(cfg, candidate, source, device, who, run, details):
     ) if cfg.per_class else None
     started = time.perf_counter()
     total = engine.evaluate(
-        model, run.progress(loader, "validation"), precision, cfg.print_freq, run.log, table
+        model, run.progress(loader), precision, cfg.print_freq, run.log, table
     )
     seconds = time.perf_counter() - started
     candidate.model.to("cpu")  # the next one needs the memory

@@ -86,8 +86,9 @@ class ApexPrecision(Precision):
         optimizer.step()
         optimizer.zero_grad()
 
-    def check(self) -> None:
-        """Apex keeps no count of skipped updates; its scale stops at the floor given to it."""
+    def check(self) -> float:
+        """The loss scale. Apex keeps no count of skipped updates; its scale stops at its floor."""
+        return float(self.state_dict()["loss_scale"])
 
     def state_dict(self) -> Dict[str, Any]:
         """As the native scaler's, so that either goes on from the other's checkpoint."""

@@ -148,13 +148,13 @@ def train_one_epoch(model, batches, criterion, optimizer, precision, schedule, e
         rows = _sums(torch.stack(pending))
         is_saved_next = is_break or step == last
         _check_finite(rows, progress, lr, precision, dist.unwrap(model), is_saved_next)
-        precision.check()
+        scale = precision.check()
         images_seen = int(sum(row[3] for row in rows))
         times, score = progress.times, progress.score.add(rows)
         times.lap(clock.lap(len(rows), images_seen), len(rows))
         loop.log(logfmt.TrainLine(
             epoch, step, steps, times.last, times.mean, images_seen / times.seconds, clock.fps,
-            times.last_data, times.mean_data, *_latest_and_mean(rows[-1], score), lr,
+            times.last_data, times.mean_data, *_latest_and_mean(rows[-1], score), lr, scale,
         ).line())
         pending, progress.score = [], score
         if is_break:

@@ -4,6 +4,7 @@ Nothing here starts an accelerator, and all of it answers in a moment.
 """
 import glob
 import os
+import platform
 import re
 import shlex
 from importlib import metadata
@@ -245,6 +246,18 @@ def cgroup_folders(controller: str) -> Iterator[str]:
         while folder.startswith(root):
             yield folder
             folder = os.path.dirname(folder)
+
+
+def processor() -> str:
+    """Name of the CPUs' model, or their architecture."""
+    found = re.search(r"^model name\s*:\s*(.+)$", read("/proc/cpuinfo"), re.MULTILINE)
+    return found.group(1).strip() if found else platform.machine()
+
+
+def memory_gib() -> Optional[float]:
+    """Main memory of the host, GiB."""
+    found = re.search(r"^MemTotal:\s*(\d+) kB", read("/proc/meminfo"), re.MULTILINE)
+    return round(int(found.group(1)) / 2**20, 1) if found else None
 
 
 def shared_memory() -> Optional[int]:

@@ -2,7 +2,8 @@
 
 The train line keeps the whitespace-separated positions that parsers of Ascend ModelZoo's logs cut
 out: $4 step time, $7 img/s, $9 running FPS, $11 data time, $14 loss, $17 Acc@1, $20 Acc@5. What has
-been added (LR) stands last. Numbers are never padded, because padding moves fields.
+been added stands last: LR, and Scale where the loss is scaled. Numbers are never padded, because
+padding moves fields.
 """
 
 import json
@@ -47,6 +48,7 @@ _TRAIN = _Template(
     "\tAvg {fps:.3f}\tData {data:.3f} ({data_avg:.3f})\tLoss {loss:.4f} ({loss_avg:.4f})"
     "\tAcc@1 {acc1:.3f} ({acc1_avg:.3f})\tAcc@5 {acc5:.3f} ({acc5_avg:.3f})\tLR {lr:.8g}"
 )
+_TRAIN_SCALED = _Template(_TRAIN.text + "\tScale {scale:.8g}")
 _TEST = _Template(
     "Test: [{step:d}/{steps:d}]\tTime {time:.3f} ({time_avg:.3f})\tLoss {loss:.4f} ({loss_avg:.4f})"
     "\tAcc@1 {acc1:.3f} ({acc1_avg:.3f})\tAcc@5 {acc5:.3f} ({acc5_avg:.3f})"
@@ -84,9 +86,10 @@ class TrainLine(NamedTuple):
     acc5: float
     acc5_avg: float
     lr: float
+    scale: float = 1.0  # factor of the loss; 1 is not written
 
     def line(self) -> str:
-        return _TRAIN.write(self)
+        return (_TRAIN if self.scale == 1.0 else _TRAIN_SCALED).write(self)
 
 
 class TestLine(NamedTuple):
@@ -156,6 +159,7 @@ class Run(NamedTuple):
     torch: str  # version
     img_size: int  # pixels
     fps_warmup: int  # steps left out of FPS
+    max_steps: int = 0  # at which the run ends inside its epochs; 0: with them
 
     def line(self) -> str:
         return _RUN_PREFIX + json.dumps(self._asdict())
@@ -176,17 +180,23 @@ class Best(NamedTuple):
         return _BEST.write(self)
 
 
+SCALARS = {"train/loss": "loss", "train/acc1": "acc1", "train/acc5": "acc5", "train/lr": "lr",
+           "train/loss_scale": "scale", "train/img_s": "rate", "train/fps": "fps",
+           "train/data_s": "data"}
+"""What is drawn of a TrainLine, by TensorBoard's tag: the report and TensorBoard show the same."""
+
 Record = Union[TrainLine, TestLine, Accuracy, Column, Throughput, Run, Best]
 
 
 def _parse_run(line: str) -> Optional[Run]:
     try:
         fields = json.loads(line[len(_RUN_PREFIX) :])
-        run = Run(**{name: fields[name] for name in Run._fields})
+        run = Run(**{name: fields[name] for name in Run._fields if name in fields})
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     fits = all(type(value) is kind for value, kind in zip(run, Run.__annotations__.values()))
-    return run if fits and max(run.ranks, run.batch_size, run.epochs) < 10 ** 18 else None
+    is_small = fits and max(run.ranks, run.batch_size, run.epochs, run.max_steps) < 10 ** 18
+    return run if is_small else None
 
 
 def _parse_best(line: str) -> Optional[Best]:
@@ -208,8 +218,8 @@ def parse(line: str) -> Optional[Record]:
         return _parse_run(line)
     if line.startswith("=> best "):
         return _parse_best(line)
-    for kind, template in ((TrainLine, _TRAIN), (TestLine, _TEST), (Accuracy, _ACCURACY),
-                           (Throughput, _THROUGHPUT)):
+    for kind, template in ((TrainLine, _TRAIN), (TrainLine, _TRAIN_SCALED), (TestLine, _TEST),
+                           (Accuracy, _ACCURACY), (Throughput, _THROUGHPUT)):
         fields = template.read(line)
         if fields is not None:
             return kind(**fields)

@@ -173,14 +173,18 @@ class Precision:
         halves = [item for item in self._trained if item.owner is not item.parameter]
         copy_all([item.parameter for item in halves], [item.owner for item in halves])
 
-    def check(self) -> None:
+    def check(self) -> float:
         """Look whether updates are being made at all. Waits for the device: not for every step.
+
+        Returns:
+            the loss scale.
 
         Raises:
             scaling.Overflow: all of the latest updates were skipped.
         """
-        if self._gradients is not None:
-            self.scaler.check(self._gradients.name_at)
+        if self._gradients is None:
+            return 1.0
+        return self.scaler.check(self._gradients.name_at)
 
     def weights(self, model: nn.Module):
         """What an average of the weights is taken of: the masters, behind a state_dict()."""

@@ -14,6 +14,7 @@ import torch
 import torchvision
 
 import mobilenetv3
+from mobilenetv3 import host
 from mobilenetv3.files import PathLike, write_atomically
 from mobilenetv3.text import printable
 
@@ -33,6 +34,16 @@ def about(device: torch.device) -> Dict[str, Any]:
         },
         "device": {"type": device.type, "name": device_name(device)},
     }
+
+
+def start_of(device: torch.device, ranks: int, epoch: int, step: int) -> Dict[str, Any]:
+    """What a run is started with, or goes on with from a place: `about` and the host."""
+    return dict(
+        about(device), ranks=ranks, epoch=epoch, step=step, host={
+            "system": platform.platform(), "processor": host.processor(),
+            "cpus": host.usable_cpus(), "memory_gib": host.memory_gib(),
+            "cann": host.cann_version(host.cann_script()), "drivers": host.drivers(),
+        })
 
 
 def device_name(device: torch.device) -> str:

@@ -9,14 +9,17 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Iterable, Optional
+from typing import Any, Callable, Dict, Iterable, Optional
 
-from tqdm import tqdm
-
+from mobilenetv3 import logfmt
+from mobilenetv3.events import Events
 from mobilenetv3.files import write_atomically
+from mobilenetv3.live import Terminal
 from mobilenetv3.text import printable
 
 CONFIG, LOG, METRICS = "config.yaml", "train.log", "metrics.jsonl"
+STARTS = "environment.jsonl"
+"""A line each time that a run starts or goes on: command, versions, device."""
 LOCK = "run.lock"
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
@@ -131,17 +134,22 @@ class RunFolder:
         self._unwritten = b""  # metrics that the disk has not taken yet
         if not is_main:
             return
-        self._logger.addHandler(_Terminal())
+        self._terminal = Terminal()
+        self._logger.addHandler(self._terminal)
         if path is None:
             return
         self._logger.addHandler(_LogFile(str(path / LOG), encoding="utf-8"))
         self._trim_metrics(keep_epochs)
         if tensorboard:
-            self._events = _event_writer(path, keep_epochs)
+            self._events = Events(path, keep_epochs)
 
     def log(self, line: str) -> None:
-        """One line to standard output and train.log."""
+        """One line to standard output and train.log, and the scalars in it to TensorBoard."""
         self._logger.info(printable(line))
+        if self._events is not None:
+            record = logfmt.parse(line)
+            if isinstance(record, logfmt.TrainLine):
+                self._write_events(lambda events: events.step(record))
 
     def metrics(self, **record) -> None:
         """One epoch's numbers: a JSON line, and TensorBoard scalars where asked for."""
@@ -153,25 +161,38 @@ class RunFolder:
         except OSError as error:
             self.log(f"=> {self.path / METRICS} cannot be written: {error.strerror}; tried again "
                      "after the next epoch")
-        if not self._events:
-            return
+        if self._events is not None:
+            self._write_events(lambda events: events.epoch(record))
+
+    def _write_events(self, write: Callable[[Events], None]) -> None:
         try:
-            for name, value in record.items():
-                if name != "epoch" and isinstance(value, (int, float)):
-                    self._events.add_scalar(name, value, record["epoch"])
-            self._events.flush()
+            write(self._events)
         except OSError as error:
             self._events = None
-            self.log(f"=> no more TensorBoard events, {METRICS} has all: {error}")
+            self.log(f"=> no more TensorBoard events, {LOG} and {METRICS} have all: {error}")
 
-    def progress(self, loader: Iterable, title: str, done: int = 0) -> Iterable:
-        """The loader behind a progress bar, which shows only where standard error is a terminal.
+    def start(self, record: Dict[str, Any]) -> None:
+        """What a run is started with, as a JSON line; a run that goes on adds one."""
+        if not self.is_main or self.path is None:
+            return
+        try:
+            with open(str(self.path / STARTS), "a", encoding="ascii") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            self.log(f"=> {self.path / STARTS} cannot be written: {error.strerror}")
+
+    def progress(self, loader: Iterable, done: int = 0) -> Iterable:
+        """The batches of an epoch, counted in the line that tells on a terminal where the run is.
 
         Args:
-            done: batches of its length that are not to come any more.
+            done: batches of the epoch that are not to come any more.
         """
-        return tqdm(loader, desc=title, leave=False, disable=None if self.is_main else True,
-                    initial=done)
+        return self._terminal.steps(loader, done) if self.is_main else loader
+
+    def end_progress(self) -> None:
+        """Leave the terminal to whatever tells how the run ended."""
+        if self.is_main:
+            self._terminal.end()
 
     def close(self) -> None:
         """Write out what is still buffered.
@@ -183,6 +204,7 @@ class RunFolder:
             handler.close()
         if self._events:
             self._events.close()
+            self._events = None
         self._write_metrics()
 
     def _write_metrics(self) -> None:
@@ -232,25 +254,3 @@ class _LogFile(logging.FileHandler):
     def close(self):
         with contextlib.suppress(OSError):  # told already
             super().close()
-
-
-class _Terminal(logging.Handler):
-    """Standard output, without tearing a progress bar that shares the terminal.
-
-    One that is gone (a closed terminal, a reader that ended) does not end the training.
-    """
-
-    def emit(self, record):
-        with contextlib.suppress(OSError):
-            tqdm.write(self.format(record), file=sys.stdout)
-            sys.stdout.flush()
-
-
-def _event_writer(path: Path, first_epoch: int):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError(
-            f"--log-tensorboard needs the package tensorboard ({error}); pip install tensorboard"
-        ) from error
-    return SummaryWriter(str(path / "tensorboard"), purge_step=first_epoch)

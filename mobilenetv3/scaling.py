@@ -47,8 +47,9 @@ class StaticScaler:
         if not self.is_idle:
             gradients.mul_(1.0 / self.scale)
 
-    def check(self, name_at: Callable[[int], str]) -> None:
-        """Nothing can be wrong with a constant."""
+    def check(self, name_at: Callable[[int], str]) -> float:
+        """The scale; nothing can be wrong with a constant."""
+        return self.scale
 
     def state_dict(self) -> Dict[str, float]:
         """Apex's names."""
@@ -130,21 +131,25 @@ class DynamicScaler:
         self._first_bad = torch.where(overflowed, first, self._first_bad)
         return ~overflowed
 
-    def check(self, name_at: Callable[[int], str]) -> None:
+    def check(self, name_at: Callable[[int], str]) -> float:
         """Give a run up that only overflows. Reads from the device: not for every step.
 
         Args:
             name_at: gives the name of the parameter that an element of the gradients belongs to.
 
+        Returns:
+            the scale.
+
         Raises:
             Overflow: no update could be made for MAX_SKIPS times in a row, or more.
         """
-        if self.skips < MAX_SKIPS:
-            return
+        scale, _, skips = self._state.tolist()  # one read
+        if skips < MAX_SKIPS:
+            return scale
         index = int(self._first_bad.item())
         raise Overflow(
-            f"{self.skips} updates in a row were skipped because gradients overflowed, the last at "
-            f"loss scale {min(self.scale * 2.0, MAX_SCALE):g} or less; first parameter with a "
+            f"{int(skips)} updates in a row were skipped because gradients overflowed, the last at "
+            f"loss scale {min(scale * 2.0, MAX_SCALE):g} or less; first parameter with a "
             f"gradient that is not finite: {name_at(index) if index >= 0 else 'none to be seen'}. "
             "A lower --lr, --clip-grad or --apex-opt-level O0 may help"
         )

@@ -5,7 +5,7 @@ What is built is handed in as one `Job`; how a step is made the `engine` knows.
 import time
 from typing import Any, Dict, NamedTuple, Optional
 
-from mobilenetv3 import data, dist, engine, entry, logfmt, metrics, resuming, snapshot
+from mobilenetv3 import data, dist, engine, entry, logfmt, metrics, resuming, snapshot, validated
 
 RESTORES = 3
 """Times that a run goes back to a checkpoint after a loss that is not finite; then it gives up."""
@@ -39,6 +39,8 @@ class Job(NamedTuple):
     """After a loss that is not finite, to the newest checkpoint."""
     config: Dict[str, Any]
     """The options, for whoever reads a checkpoint."""
+    examiner: Any = None
+    """Writes down what the best validation saw (`validated.Examiner`); None: nobody does."""
 
 
 def train(job, place, state):
@@ -83,12 +85,14 @@ def train(job, place, state):
                 for scored in filter(None, (parts.model, parts.ema.module)):
                     dist.sync_buffers(scored, job.dist_bn)  # one model on all ranks
             try:
-                acc1 = validate(job, record)
+                acc1, seen = validate(job, record)
             except entry.Interrupted as stop:
                 save(job, progress, best)
                 raise entry.Interrupted(stop.number, saved_at(job, progress)) from None
             is_best = best is None or acc1 > best["acc1"]
             best = {"acc1": acc1, "epoch": epoch} if is_best else best
+            if is_best and job.examiner is not None:
+                job.examiner.write(seen, record)
         epoch += 1
         # Before the checkpoint: a run killed in between resumes before this epoch, and writes its
         # line again; the other way round the line would be lost.
@@ -122,8 +126,7 @@ def begin(job, progress, state):
 def train_epoch(job, progress, best):
     """Train to the end of an epoch, with a checkpoint wherever one is due."""
     parts, watch = job.parts, job.loop.watch
-    bar = job.run.progress(job.train_loader, f"epoch {progress.epoch}", progress.step)
-    batches = iter(bar)
+    batches = iter(job.run.progress(job.train_loader, progress.step))
     while True:
         engine.train_one_epoch(
             job.parallel, batches, job.criterion, parts.optimizer, parts.precision, job.schedule,
@@ -173,10 +176,13 @@ def go_back(job, error):
 
 
 def validate(job, record):
-    """Score the model, and with EMA the average, which then is what counts; returns its Acc@1.
+    """Score the model, and with EMA the average, which then is what counts.
 
     With EMA each has a column of its own (val_acc1_trained, val_acc1_ema, ...); the names without
     an ending are of the weights that count, in every run.
+
+    Returns:
+        Acc@1 of the weights that count, and what its validation saw (`validated.Seen`).
 
     Raises:
         entry.Interrupted: a signal came.
@@ -185,12 +191,13 @@ def validate(job, record):
     watch.at("validating", record["epoch"], 0)
 
     def score_of(scored):
-        loader = watch.guard(job.val_loader)
-        return engine.evaluate(scored, loader, precision, job.loop.print_freq, log)
+        loader, seen = watch.guard(job.val_loader), validated.Seen()
+        return engine.evaluate(scored, loader, precision, job.loop.print_freq, log, seen), seen
 
-    score = score_of(model)
+    score, seen = score_of(model)
     if ema.module is not None:
-        trained, score = score, score_of(precision.for_inference(ema.module))
+        trained = score
+        score, seen = score_of(precision.for_inference(ema.module))
         for weights, column in (("trained", trained), ("ema", score)):
             log(logfmt.Column(weights, column.loss, column.acc1, column.acc5).line())
             record.update({f"val_loss_{weights}": column.loss, f"val_acc1_{weights}": column.acc1,
@@ -198,4 +205,4 @@ def validate(job, record):
     log(logfmt.Accuracy(score.acc1, score.acc5).line())
     record.update(val_loss=score.loss, val_acc1=score.acc1, val_acc5=score.acc5,
                   val_images=score.images)
-    return score.acc1
+    return score.acc1, seen

@@ -3,9 +3,9 @@
     python test/python_check.py FILE...       # nothing is imported: this answers in a moment
 
 A FILE holds pip requirements. The lower bound of each counts, and == as one; what PyTorch itself
-does not need at run time (tensorboard, setuptools, six), or only does faster (simplejpeg), may be
-missing. With torch below 2.1 the requirements.txt of the current stack is exchanged for
-1.8_requirements.txt beside it.
+does not need at run time (tensorboard, setuptools, six), what only does something faster
+(simplejpeg) or draws (matplotlib, plotly), may be missing. With torch below 2.1 the
+requirements.txt of the current stack is exchanged for 1.8_requirements.txt beside it.
 """
 import importlib.util
 import os
@@ -13,7 +13,7 @@ import re
 import sys
 from importlib import metadata
 
-OPTIONAL = ("tensorboard", "setuptools", "six", "simplejpeg")
+OPTIONAL = ("tensorboard", "setuptools", "six", "simplejpeg", "matplotlib", "plotly")
 # Where a package of another name (pillow-simd) may serve, the module is looked for.
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 

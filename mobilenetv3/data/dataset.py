@@ -82,7 +82,7 @@ class Transformed(torch.utils.data.Dataset):
             try:
                 found = self._load(epoch, index, copy, chosen)
             except imagefile.BadImage as error:
-                bad.append(BadFile(self._path(chosen), str(error)))
+                bad.append(BadFile(self.path(chosen), str(error)))
             else:
                 return (*found, bad) if bad else found
             if not self.replaces:
@@ -134,7 +134,7 @@ class Transformed(torch.utils.data.Dataset):
             last = len(self) - 1
             others = {0, last // 2, last, min(index + 1, last), max(index - 1, 0)} - {index}
             return self.patience.read(Item(
-                lambda: get(index), printable(self._path(index)),
+                lambda: get(index), printable(self.path(index)),
                 [lambda other=other: get(other) for other in sorted(others)],
             ))
 
@@ -158,7 +158,8 @@ class Transformed(torch.utils.data.Dataset):
         with self._refused.get_lock():
             self._refused.value += 1
 
-    def _path(self, index):
+    def path(self, index: int) -> str:
+        """Name of an image, for people."""
         if hasattr(self.samples, "path"):
             return self.samples.path(index)
         paths = getattr(self.samples, "samples", None)

@@ -19,13 +19,14 @@ STACK, REQUIREMENTS, VENV = (
 PACKAGES = {
     "torch": "1.8.1", "torchvision": "0.9.1", "timm": "0.9.16", "numpy": "1.23.5", "pillow": "9.5",
     "pyyaml": "6.0.1", "scikit-learn": "1.3.2", "tqdm": "4.66", "tensorboard": "2.14",
-    "setuptools": "59.8", "six": "1.16", "simplejpeg": "1.7.3",
+    "setuptools": "59.8", "six": "1.16", "simplejpeg": "1.7.3", "matplotlib": "3.7",
+    "plotly": "5.24",
 } if IS_OLD else {
     "torch": "2.9.0", "torchvision": "0.24.0", "timm": "1.0.20", "numpy": "2.1.0", "pillow": "11.0",
     "pyyaml": "6.0.2", "scikit-learn": "1.5.0", "tqdm": "4.66", "tensorboard": "2.18",
-    "simplejpeg": "1.8.2",
+    "simplejpeg": "1.8.2", "matplotlib": "3.10", "plotly": "6.1",
 }
-OPTIONAL = {"tensorboard", "setuptools", "six", "simplejpeg"}
+OPTIONAL = {"tensorboard", "setuptools", "six", "simplejpeg", "matplotlib", "plotly"}
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 

@@ -12,12 +12,13 @@ RANKS = {
     "files": 0, "faults": 0, "metrics": 0, "checkpoint": 0, "entry": 0, "gradients": 0, "atc": 0,
     "peers": 0,
     "formats": 0, "text": 0, "heap": 0,
+    "live": 1, "events": 1,
     "dist": 1, "precision": 1, "optim": 1, "compiling": 1, "profiling": 1, "finetune": 1,
-    "runfolder": 1, "models": 1, "data": 1,
+    "runfolder": 2, "models": 1, "data": 1,
     "keep": 1, "predictions": 1, "results": 1, "sheet": 1, "confusion": 2,
     "apex_amp": 2, "convert": 2, "engine": 2, "report": 2, "doctor": 2, "probe": 2,
     "prepare": 2, "inference": 2, "onnxfile": 2, "exporting": 2,
-    "interrupt": 2, "api": 3, "snapshot": 3, "average": 3, "distill": 3,
+    "interrupt": 2, "validated": 3, "api": 3, "snapshot": 3, "average": 3, "distill": 3,
     "build": 4, "resuming": 4, "training": 5,
 }
 # Inside rank 0, and inside the two packages, the arrows that are allowed.
@@ -42,10 +43,14 @@ INSIDE = {
     "convert": ["layout", "source", "fit", "translate", "own", "unwrap", "timm", "torchvision",
                 "mmpretrain", "mindcv", "dli14", "lraspp", "xiaolai", "weights", "load", "write",
                 "__init__", "__main__"],
+    "report": ["logs", "result", "case", "classes", "palette", "markup", "history", "panels",
+               "records", "facts", "figures", "pictures", "sections", "page", "follow", "command",
+               "__init__", "__main__"],
 }
 LIGHT = ("arguments", "config", "options/__init__", "options/model", "options/data",
          "options/optimizer", "options/run", "options/export", "options/predict", "atc", "logfmt",
-         "report", "entry", "files", "text")
+         "live", "entry", "files", "text",
+         *(f"report/{name}" for name in INSIDE["report"]))
 
 
 def imports(path):

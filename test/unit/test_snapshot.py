@@ -55,7 +55,7 @@ class Silent:
         self.lines, self.records = [], []
         self.log = self.lines.append
 
-    def progress(self, loader, title, done=0):
+    def progress(self, loader, done=0):
         return loader
 
     def metrics(self, **record):
