@@ -36,7 +36,6 @@ def page(records: Sequence[Records], curves: Curves, reload_s: float = 0.0) -> s
 
     names = [one.name for one in records]
     nonce = base64.b64encode(os.urandom(12)).decode()
-    parts = _parts(records, curves, names)
     title = names[0] if len(names) == 1 else f"{len(names)} runs"
     policy = (f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
               "img-src data: blob:; base-uri 'none'; form-action 'none'")
@@ -51,13 +50,7 @@ def page(records: Sequence[Records], curves: Curves, reload_s: float = 0.0) -> s
         el("style", Html(palette.css() + _asset("page.css"))),
     )
     body = el(
-        "body",
-        el("header", el("div", sections.head(records),
-                        el("nav", [el("a", name, href=f"#{key}") for key, name, _ in parts]))),
-        el("main", sections.tiles(records), [
-            el("section", el("h2", name, id=key), part) for key, name, part in parts]),
-        el("footer", f"Written {time.strftime('%Y-%m-%d %H:%M:%S %z')} by python -m "
-           f"mobilenetv3.report, version {mobilenetv3.__version__}."),
+        "body", content(records, curves),
         el("script", data(names), type="application/json", id="names"),
         el("script", data(drawn), type="application/json", id="figures"),
         el("script", Html(get_plotlyjs()), nonce=nonce),
@@ -65,6 +58,18 @@ def page(records: Sequence[Records], curves: Curves, reload_s: float = 0.0) -> s
     )
     attributes = f' data-reload="{reload_s:g}"' if reload_s else ""
     return f'<!doctype html>\n<html lang="en"{attributes}>{head}{body}</html>\n'
+
+
+def content(records: Sequence[Records], curves: Curves) -> Html:
+    """What there is to read, without the scripts that draw the curves."""
+    parts = _parts(records, curves, [one.name for one in records])
+    return join(
+        el("header", el("div", sections.head(records),
+                        el("nav", [el("a", name, href=f"#{key}") for key, name, _ in parts]))),
+        el("main", sections.tiles(records), [
+            el("section", el("h2", name, id=key), part) for key, name, part in parts]),
+        el("footer", f"Written {time.strftime('%Y-%m-%d %H:%M:%S %z')} by python -m "
+           f"mobilenetv3.report, version {mobilenetv3.__version__}."))
 
 
 def _parts(records: Sequence[Records], curves: Curves,

@@ -125,7 +125,8 @@ def _misspelt(word, rng):
 MODULES = {
     "mobilenetv3.convert": ("--to", "--ema", "--no-ema", "--arch", "--bn-eps", "--pad-type",
                             "--force", "mindcv", "timm", "same", "a.pth", "b.pth", "1e-3"),
-    "mobilenetv3.report": ("--case", "--seconds", "acc", "perf", "10", "run", "-x"),
+    "mobilenetv3.report": ("--case", "--seconds", "acc", "perf", "10", "run", "-x", "--output",
+                           "--watch", "--interval", "--follow", "--table"),
     "mobilenetv3.models": ("--img-size", "small", "224", "0", "4096", "*", "[", "zzz"),
 }
 
@@ -176,7 +177,7 @@ def _parse(name, argv):
     if name == "mobilenetv3.convert":
         return convert_main.parser().parse_args(argv)
     if name == "mobilenetv3.report":
-        return report._arguments(argv)
+        return report.command._arguments(argv)
     models_main.row = lambda name, size: name  # the networks themselves are not asked for
     models_main.main(argv)
     return argparse.Namespace()

@@ -1,12 +1,14 @@
-"""Logs that no training wrote, through python -m mobilenetv3.report: the table and each result.
+"""Logs that no training wrote, through python -m mobilenetv3.report: table, page, each result.
 
     python test/fuzz/logs.py --count 500 --seed 0
 
 The exit status is 0 with a table or a final result that only shows itself, or 1 with a sentence.
-What is written beside the log has the name of the network for its name, and no other place.
+What is written beside the log has the name of the network for its name, and no other place. The
+page has no element that is not ours, and its data can be read.
 """
 import contextlib
 import io
+import json
 import random
 import re
 import shutil
@@ -18,9 +20,16 @@ from common import Case, check_sentence, judge_all
 
 from mobilenetv3 import report
 from mobilenetv3.logfmt import Accuracy, Best, Run, Throughput, TrainLine
+from mobilenetv3.report import figures, page, panels, records
+from mobilenetv3.report.markup import data
 
+OURS = {"header", "div", "h1", "h2", "h3", "p", "span", "b", "small", "nav", "a", "main", "section",
+        "button", "svg", "line", "circle", "path", "table", "thead", "tbody", "tr", "th", "td",
+        "ul", "li", "footer"}
+"""Elements of the page of a run that has a log alone."""
 ODD = ('"x"', "null", "[]", "{}", "-1", "0", "1e999", "NaN", "9" * 400, "9" * 5000, "true", '""',
-       '"\\u001b[31m"', '"../../x"', '"a/b"', '"/etc/x"', '"%s"', '"\\ud800"', '"|"', '"<b>"',
+       '"\\u001b[31m"', '"<script>alert(1)</script>"', '"../../x"', '"a/b"',
+       '"/etc/x"', '"%s"', '"\\ud800"', '"|"', '"<b>"',
        '"' + "x" * 300 + '"', "[" * 5000, "1.5", '"a\\nb"', '" "')
 
 
@@ -61,7 +70,7 @@ def judge(payload, folder):
         (run / "train.log").write_bytes(payload)
         out, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-            status = report.main([*(["--case", case] if case else []), str(run)])
+            status = report.main([*(["--case", case] if case else ["--table"]), str(run)])
         assert status in (0, 1)
         lines = (out if status == 0 else errors).getvalue().splitlines()
         assert lines
@@ -70,7 +79,18 @@ def judge(payload, folder):
         assert case or status or all(line.count("|") - line.count("\\|") == 9 for line in lines)
         assert {path.name for path in Path(folder).iterdir()} == {"run"}
         found.append(status == 0)
+    check_page(run)
     return "reported" if all(found) else "in part" if any(found) else "refused"
+
+
+def check_page(run):
+    """Make the page; whatever the log holds is text in it."""
+    found = records.read([run])
+    curves = panels.curves([one.history for one in found])
+    elements = set(re.findall(r"<([a-z]\w*)", page.content(found, curves)))
+    assert elements <= OURS, elements - OURS
+    for panel in curves.panels:
+        json.loads(data(figures.figure(panel, curves, [found[0].name])))
 
 
 def run(count=500, seed=0, keep=None):
