@@ -42,7 +42,7 @@ class Course:
             self.test = record
             if record.step + 1 == record.steps:
                 self._validating_s += record.time_avg * record.steps
-        elif isinstance(record, logfmt.Accuracy) and not record.weights:
+        elif isinstance(record, logfmt.Accuracy):
             self.acc1 = record.acc1
             if math.isfinite(record.acc1) and (self.best is None or record.acc1 > self.best):
                 self.best = record.acc1

@@ -100,10 +100,11 @@ def without_secrets(value: object) -> str:
     return _QUERY.sub(r"\1?...", _USER.sub(r"\1...@", str(value)))
 
 
-def is_default(name: str, value: Any) -> bool:
-    """Whether an option of train.py has the value that it has where nobody gives one."""
-    defaults = train_parser().defaults
-    return name in defaults and _shown(defaults[name]) == _shown(value)
+def by_default(rows: Sequence[Tuple[str, List[str]]]) -> Tuple[list, list]:
+    """Rows of `options` of one run, parted: those that were chosen, and train.py's defaults."""
+    defaults = {name: _shown(value) for name, value in train_parser().defaults().items()}
+    usual = [row for row in rows if defaults.get(row[0]) == row[1][0]]
+    return [row for row in rows if row not in usual], usual
 
 
 def options(records: Sequence[Records]) -> List[Tuple[str, List[str]]]:

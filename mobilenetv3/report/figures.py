@@ -46,8 +46,9 @@ def trace(series: Series, names: Sequence[str]) -> Dict[str, Any]:
 
 def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Dict[str, Any]:
     """The confusion matrix as its cells that are not empty; the page makes rows of them."""
+    short = [name if len(name) <= 18 else name[:17] + "\u2026" for name in classes]
     return {"classes": [label(name) for name in classes], "counts": [list(row) for row in counts],
-            "isNamed": len(classes) <= NAMED_CLASSES}
+            "short": [label(name) for name in short], "isNamed": len(classes) <= NAMED_CLASSES}
 
 
 def legend(curves: Curves, names: Sequence[str]) -> List[Dict[str, Any]]:

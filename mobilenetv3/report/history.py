@@ -46,7 +46,8 @@ class History:
         self.log = Log(path)
         self.starts: List[Start] = []
         self.validations: Dict[int, Dict[str, float]] = {}
-        """By epoch, -1 without training: val_loss, val_acc1, val_acc5, and these with "_live"."""
+        """By epoch, -1 without training: val_loss, val_acc1, val_acc5, and these with an ending for
+        each other set of weights ("_ema", "_trained")."""
         self.notes: List[str] = []
         self.is_over = False
         """Whether the last start came to its end."""
@@ -64,8 +65,12 @@ class History:
             self.is_over = False
         elif isinstance(record, logfmt.TestLine):
             self._test = record
+        elif isinstance(record, logfmt.Column):
+            found = self._validation()
+            for name in ("loss", "acc1", "acc5"):
+                found[f"val_{name}_{record.weights}"] = getattr(record, name)
         elif isinstance(record, logfmt.Accuracy):
-            self._add_validation(record)
+            self._add_accuracy(record)
         elif isinstance(record, logfmt.Best) or text.startswith("=> weights: "):
             self.is_over = True
         if record is None and text.startswith("=> ") and len(self.notes) < MOST_NOTES:
@@ -79,15 +84,18 @@ class History:
         step = line.epoch * line.steps + line.step + 1
         self.starts[-1].points.append(Point(at, step, line))
 
-    def _add_validation(self, record: logfmt.Accuracy) -> None:
+    def _validation(self) -> Dict[str, float]:
+        """The numbers of the validation that is under way."""
         points = self.starts[-1].points if self.starts else []
-        found = self.validations.setdefault(points[-1].line.epoch if points else -1, {})
-        ending = f"_{record.weights}" if record.weights else ""
-        found["val_acc1" + ending], found["val_acc5" + ending] = record.acc1, record.acc5
+        return self.validations.setdefault(points[-1].line.epoch if points else -1, {})
+
+    def _add_accuracy(self, record: logfmt.Accuracy) -> None:
+        found = self._validation()
+        found["val_acc1"], found["val_acc5"] = record.acc1, record.acc5
         if self._test is not None and self._test.step + 1 == self._test.steps:
-            found["val_loss" + ending] = self._test.loss_avg
+            found["val_loss"] = self._test.loss_avg
         self._test = None
-        if not points:
+        if not (self.starts and self.starts[-1].points):
             self.is_over = True  # an evaluation
 
     @property

@@ -27,7 +27,7 @@ class Log:
             self._add_train(record)
         elif isinstance(record, logfmt.TestLine) and not self._is_trained:
             self.losses.append(record.loss_avg)
-        elif isinstance(record, logfmt.Accuracy) and not record.weights:
+        elif isinstance(record, logfmt.Accuracy):
             self._add_acc1(record.acc1)
         elif isinstance(record, logfmt.Best):
             self._add_acc1(record.acc1)  # of a resumed run, the best may be from before this log

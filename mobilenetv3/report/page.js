@@ -86,12 +86,12 @@
     /* Mistakes are rare: their colours rise sooner than in proportion. */
     const scale = [[0, 0], [0.01, 22], [0.05, 40], [0.2, 62], [1, 100]].map(([place, share]) => [place, solid(share)]);
     probe.remove();
-    const labels = used.map((row) => found.classes[row]);
+    const labels = used.map((row) => found.short[row]);
     const small = n <= 20 ? used.flatMap((row, place) => [...rows[row]].map((images, column) => images ? {
       x: column, y: place, text: images.toLocaleString("en"), showarrow: false,
       font: { size: element.clientWidth < 480 ? 8.5 : n > 12 ? 10 : 12, color: images / sums[row] > 0.2 ? colour("paper") : ink } } : null).filter(Boolean)) : [];
     const ticks = (texts) => found.isNamed ? { tickmode: "array", tickvals: texts.map((_, i) => i),
-      ticktext: texts.map((text) => text.length > 18 ? text.slice(0, 17) + "…" : text) } : {};
+      ticktext: texts } : {};
     const axis = { tickfont: { color: dim, size: n > 25 ? 10 : 12 }, showgrid: false, zeroline: false, automargin: true,
       fixedrange: coarse, title: { font: { color: dim, size: 12 }, standoff: 8 } };
     Plotly.react(element, [{ type: "heatmap", z: shares, zmin: 0, zmax: 100, colorscale: scale, showscale: false,
@@ -102,7 +102,7 @@
       font: { color: ink, family: getComputedStyle(document.body).fontFamily },
       hoverlabel: { bgcolor: colour("paper"), bordercolor: colour("rule"), font: { color: ink } },
       dragmode: coarse ? false : "zoom", annotations: small,
-      xaxis: Object.assign({}, axis, ticks(found.classes), { title: { text: "taken for", font: axis.title.font, standoff: 8 }, tickangle: n > 6 ? -45 : 0, constrain: "domain" }),
+      xaxis: Object.assign({}, axis, ticks(found.short), { title: { text: "taken for", font: axis.title.font, standoff: 8 }, tickangle: n > 6 ? -45 : 0, constrain: "domain" }),
       yaxis: Object.assign({}, axis, ticks(labels), { title: { text: "is", font: axis.title.font, standoff: 8 }, autorange: "reversed" }) },
     config);
   }

@@ -6,8 +6,8 @@ by a contrast of 3 and more (WCAG 1.4.11); a test computes both.
 from typing import Dict, List, NamedTuple
 
 CURVES = {
-    "light": ["#0b63ad", "#d4500a", "#00856a", "#a0418f", "#7a6200", "#4d5663"],
-    "dark": ["#62b5f7", "#ff9457", "#3fd3ac", "#e79bd6", "#e6cf62", "#b3bfcc"],
+    "light": ["#1a57af", "#e34000", "#058c7a", "#5e005b", "#8b1922", "#370009"],
+    "dark": ["#52a6ff", "#ff9647", "#3cd2bc", "#a77292", "#f5ff35", "#e1fcff"],
 }
 SURFACES = {
     "light": {"paper": "#ffffff", "ground": "#f4f6f9", "ink": "#17212d", "dim": "#566273",

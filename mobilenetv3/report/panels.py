@@ -1,7 +1,7 @@
 """Curves as data: panels and their series, from which page and pictures are both drawn."""
 import math
 import re
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .history import History, Point
 
@@ -136,21 +136,34 @@ class _Run:
                            [value(point.line) for point in points], 0)
 
     def validations(self, what: str) -> List[Series]:
-        """One series for each kind of weights that was scored: val_loss, val_loss_live, ..."""
+        """One series for each kind of weights that was scored: val_loss, val_loss_ema, ...
+
+        One that is everywhere the same as what counts is that itself, and gives it its name.
+        """
         found = self.history.validations
         kinds = sorted({match.group(2) or "" for record in found.values() for name in record
                         for match in [_VALIDATION.fullmatch(name)]
                         if match and match.group(1) == what})
+        values = {kind: self._scored(f"val_{what}_{kind}" if kind else f"val_{what}")
+                  for kind in kinds}
+        same = [kind for kind in kinds if kind and values[kind] == values.get("")]
         made = []
-        for number, kind in enumerate(kinds):
-            name = f"val_{what}_{kind}" if kind else f"val_{what}"
-            epochs = sorted(epoch for epoch in found if name in found[epoch] and epoch >= 0)
-            label = "validation" + (f", {kind}" if kind else "")
-            x = [self._at_end_of(epoch) for epoch in epochs]
-            y = [found[epoch][name] for epoch in epochs]
-            place = number + (0 if "" in kinds else 1)
-            made.append(self.series("other" if kind else "val", label, x, y, 1 + place))
+        for kind in kinds:
+            if kind in same:
+                continue
+            name = kind or (same[0] if same else "")
+            place = len(made) + (1 if "" in kinds else 2)
+            x = [self._at_end_of(epoch) for epoch, _ in values[kind]]
+            made.append(self.series("other" if kind else "val",
+                                    f"validation, {name}" if name else "validation", x,
+                                    [value for _, value in values[kind]], place))
         return made + [_bad(one) for one in made]
+
+    def _scored(self, name: str) -> List[Tuple[int, float]]:
+        """(epoch, value) of each validation that has a number of this name."""
+        found = self.history.validations
+        return [(epoch, found[epoch][name]) for epoch in sorted(found)
+                if epoch >= 0 and name in found[epoch]]
 
     def _at_end_of(self, epoch: int) -> float:
         if not self.by_steps:

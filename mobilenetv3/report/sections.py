@@ -176,9 +176,7 @@ def configuration(records: Sequence[Records]) -> Html:
     """Every option; with several runs, those that differ first."""
     rows, is_one = facts.options(records), len(records) == 1
     if is_one:
-        config = records[0].config
-        usual = [row for row in rows if facts.is_default(row[0], config[row[0]])]
-        chosen = [row for row in rows if row not in usual]
+        chosen, usual = facts.by_default(rows)
         return join(
             _columns(chosen) if chosen else el("p", "All options are train.py's defaults."),
             el("details", el("summary", f"{len(usual)} options with their defaults"),

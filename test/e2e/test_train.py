@@ -36,8 +36,8 @@ def whole(script, tmp_path_factory):
 def test_a_run_writes_what_it_promises(whole, metrics):
     folder, result = whole
     assert sorted(os.listdir(str(folder))) == [
-        "checkpoint.pth.tar", "checkpoints", "config.yaml", "metrics.jsonl", "model_best.pth.tar",
-        "run.lock", "train.log",
+        "checkpoint.pth.tar", "checkpoints", "config.yaml", "environment.jsonl", "metrics.jsonl",
+        "model_best.pth.tar", "run.lock", "train.log", "validation.json",
     ]
     log = (folder / "train.log").read_text().splitlines()
     assert log == result.out.splitlines()

@@ -53,7 +53,7 @@ def test_table_has_a_row_per_run_folder(tmp_path, capsys):
     write(tmp_path / "a" / "train.log", FULL)
     write(tmp_path / "test" / "output" / "3.2" / "train_3.log", PERFORMANCE)
     runs = [tmp_path / "a", tmp_path / "test" / "output" / "3.2"]
-    assert report.main([str(run) for run in runs]) == 0
+    assert report.main(["--table", *map(str, runs)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "| NAME | Acc@1 | FPS | Epochs | AMP_Type | Torch_Version | Data | Device |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -94,7 +94,7 @@ def test_an_evaluation_has_no_epochs(tmp_path):
 def test_folders_of_other_ranks_are_left_out(tmp_path, capsys):
     write(tmp_path / "0" / "train_0.log", FULL)
     write(tmp_path / "1" / "train_1.log", ["some warning"])
-    assert report.main([str(tmp_path / "0"), str(tmp_path / "1")]) == 0
+    assert report.main(["--table", str(tmp_path / "0"), str(tmp_path / "1")]) == 0
     told = capsys.readouterr()
     assert len(told.out.splitlines()) == 3
     assert "nothing to report in" in told.err and "train_1.log" in told.err
