@@ -27,8 +27,8 @@ from mobilenetv3.text import printable
 
 TRAINING_ONLY = ("drop_rate", "drop_path_rate", "bn_momentum")
 """Options of a network that change nothing of what its weights compute."""
-BATCHNORM = ("BatchNorm's running statistics are means, too; those of the averaged weights are "
-             "others: validate.py's recalibration measures them anew")
+BATCHNORM = ("BatchNorm's running statistics are means, too, and those of the averaged weights are "
+             "others: validate.py --recalibrate_bn IMAGES --save FILE measures them anew")
 
 
 class Chosen(NamedTuple):

@@ -82,7 +82,7 @@ def test_the_mean_is_of_all_that_has_a_fraction_and_counts_are_the_last_ones(tmp
     output = tmp_path / "mean.pth"
     assert main(*[tmp_path / f"{seed}.pth" for seed in (1, 2, 4)], "--output", output) == 0
     out = capsys.readouterr().out
-    assert "BatchNorm's running statistics are means, too" in out and "recalibration" in out
+    assert "BatchNorm's running statistics are means, too" in out and "--recalibrate_bn" in out
     weights = convert.read(output)
     assert (weights.family, weights.classes, weights.prepare["img_size"]) == ("own", CLASSES, 96)
     assert "the mean of 3 checkpoints: 1.pth, 2.pth, 4.pth" in weights.notes

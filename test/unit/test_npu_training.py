@@ -47,12 +47,12 @@ class SyncsPerStep:
 
 
 def train(kind, opt="sgd", level="O0", dtype="float16", channels_last=False, steps=STEPS, ema=False,
-          loss_scale=None, **options):
+          loss_scale=None, has_teacher=False, **options):
     """Train as train.py does; returns (model's state, optimizer's, syncs of each step)."""
     import torch
 
     from mobilenetv3 import device as devices
-    from mobilenetv3 import engine, metrics, models, optim
+    from mobilenetv3 import distill, engine, metrics, models, optim
     from mobilenetv3 import precision as precisions
     from mobilenetv3.data import seed_epoch
 
@@ -70,11 +70,19 @@ def train(kind, opt="sgd", level="O0", dtype="float16", channels_last=False, ste
     precision = precisions.create_precision(level, device, dtype, loss_scale, clip_grad=5.0)
     precision.prepare(model, optimizer)
     loader = batches(device, steps, channels_last=channels_last, **options)
+    criterion = optim.create_criterion(0.1, soft_targets="mixup" in options)
+    if has_teacher:
+        taught = models.create_model("mobilenetv3_small_050", num_classes=10)
+        found = distill.Found("T", taught, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), None)
+        teacher = distill.Teacher(found, precision, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
+                                  device.torch_device, layout)
+        teacher.check([32], 10, device.torch_device)
+        criterion = distill.DistillationLoss(criterion, teacher, 0.5, 2.0)
+        loader.observe = criterion.see
     if kind == "npu":
         loader = SyncsPerStep(loader)
     # Which paths are dropped is drawn on the device. (Dropout draws another way on accelerators.)
     seed_epoch(device, 3, 1, 0)
-    criterion = optim.create_criterion(0.1, soft_targets="mixup" in options)
     engine.train_one_epoch(
         model, iter(loader), criterion, optimizer, precision,
         optim.Schedule(optimizer, "step", 5, steps), average, metrics.Clock(0),
@@ -176,6 +184,17 @@ def test_a_step_between_printed_lines_does_not_wait_for_the_npu(level, loss_scal
     assert counts[2:] == [waits] * 9
     assert counts[1].pop("copy device to host") == 1
     assert counts[1] == waits
+
+
+@pytest.mark.parametrize("level", ["O0", "O2"])
+@on_npu
+def test_a_teacher_computes_on_the_npu_as_on_the_cpu_and_does_not_wait(level):
+    import torch
+
+    options = {"level": level, "loss_scale": 128.0, "has_teacher": True, "steps": 6}
+    (ours, _, counts), (theirs, _, _) = (train(kind, **options) for kind in ("npu", "cpu"))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(tensors(ours), tensors(theirs)))
+    assert counts[2:] == [{}] * 3  # the first two steps print, and the last
 
 
 @on_npu
