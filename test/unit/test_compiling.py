@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenetv3 import compiling, device, models, optim
+from mobilenetv3 import compiling, device, distill, models, optim
 from mobilenetv3.precision import create_precision
 
 CPU = device.select("cpu")
@@ -134,6 +134,24 @@ def test_a_size_that_does_not_compile_runs_eagerly_and_does_not_end_the_run():
         images = torch.randn(4, 3, side, side)
         assert torch.equal(model(images), plain(images))
     assert len(lines) == 1 and "running eagerly" in lines[0] and "no kernels of 12" in lines[0]
+
+
+@needs_compile
+def test_a_teacher_answers_beside_a_compiled_step():
+    torch._dynamo.reset()
+    losses, images = [], torch.randn(4, 3, 8, 8)
+    for mode in ("", "default"):
+        model, precision = small_model(), create_precision("O0", CPU)
+        model[3].p = 0.0
+        criterion = optim.create_criterion(0.1, False)
+        compiling.compile_step(model, criterion, mode, 1, print, "aot_eager")
+        found = distill.Found("T", small_model(), (0.5,) * 3, (0.5,) * 3, None)
+        teacher = distill.Teacher(found, precision, (0.4,) * 3, (0.5,) * 3, CPU.torch_device)
+        loss = distill.DistillationLoss(criterion, teacher, 0.5, 2.0)
+        loss.see(images)
+        losses.append(loss(precision.forward(model.train(), images), torch.arange(4)).item())
+        assert mode == "" or (model._compiled_call_impl._ran and criterion._compiled_call_impl._ran)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)  # PyTorch's own kernels
 
 
 @needs_compile

@@ -1,6 +1,7 @@
 """Training images that grow over the epochs (--res_schedule), and repeated ones (--aug_repeats)."""
 import numpy as np
 import pytest
+import shardsets
 import torch
 import yaml
 from PIL import Image
@@ -210,3 +211,21 @@ def test_batches_of_repeats_do_not_depend_on_the_number_of_workers(workers):
     for (ours, labels), (theirs, their_labels) in zip(found, expected):
         assert torch.equal(ours, theirs) and torch.equal(labels, their_labels)
         assert len(set(labels.tolist())) == 4
+
+
+# -------------------------------------------------------------------------------------- both
+
+
+def test_a_prepared_set_grows_and_repeats_as_a_folder_does(tmp_path):
+    source = data.open_source("folder", str(shardsets.prepared(tmp_path)), "train")
+    assert len(source.samples.shard_sizes) > 2
+    made = data.train_loader(
+        source, CPU, rank=0, world=1, batch_size=8, workers=2, mean=MEAN, std=STD, seed=5,
+        transform=data.ByEpoch([data.Stage(0, 32, data.train_transform(32)),
+                                data.Stage(1, 48, data.train_transform(48))]), repeats=2, fast=True)
+    for epoch, side in ((0, 32), (1, 48)):
+        made.set_epoch(epoch)
+        batches = list(made)
+        assert {tuple(images.shape) for images, _ in batches} == {(8, 3, side, side)}
+        labels = torch.cat([labels for _, labels in batches])  # each image has its own
+        assert torch.unique(labels, return_counts=True)[1].tolist() == [2] * 12
