@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from typing import Iterable, Iterator, List, Optional
+from typing import Callable, Iterable, Iterator, List, Optional
 
 from mobilenetv3 import logfmt
 
@@ -167,6 +167,25 @@ def _is_terminal(stream) -> bool:
         return False
 
 
+class Counted:
+    """A loader of which somebody is told the number of each batch before it is yielded.
+
+    Args:
+        done: batches that are not to come any more.
+    """
+
+    def __init__(self, batches: Iterable, done: int, tell: Callable[[int], None]):
+        self.batches, self.done, self.tell = batches, done, tell
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator:
+        for step, batch in enumerate(self.batches, self.done):
+            self.tell(step)
+            yield batch
+
+
 class Terminal(logging.Handler):
     """Standard output, and below what was last written there a line that tells where the run is.
 
@@ -191,18 +210,19 @@ class Terminal(logging.Handler):
             self.course.add(logfmt.parse(text))
             self._draw()
 
-    def steps(self, batches: Iterable, done: int) -> Iterator:
+    def steps(self, batches: Iterable, done: int) -> "Counted":
         """The batches, counted.
 
         Args:
             done: of the epoch, in a run before this one.
         """
-        for step, batch in enumerate(batches, done):
-            if self.below.is_shown and time.monotonic() - self._drawn_at > _REDRAW_S:
-                with _held(self):
-                    self._step = step
-                    self._draw()
-            yield batch
+        return Counted(batches, done, self._at)
+
+    def _at(self, step: int) -> None:
+        if self.below.is_shown and time.monotonic() - self._drawn_at > _REDRAW_S:
+            with _held(self):
+                self._step = step
+                self._draw()
 
     def end(self) -> None:
         """Take the line away for good: what comes now is how the run ended."""
