@@ -87,3 +87,15 @@ def test_options_that_a_page_names_exist(page, known):
     unknown = {name for name in named
                if name not in known and re.sub("^no_", "", name) not in known}
     assert not unknown
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_measured_speeds_are_those_of_the_performance_page(readme):
+    page = text_of("docs/" + ("performance.md" if readme == "README.md"
+                              else "performance.zh-CN.md"))
+    head = r"^\| \| (?:this package|本软件包) \| timm \| torchvision \|\n.*\n"
+    table = re.search(head + r"((?:\|.*\n)+)", text_of(readme), re.M).group(1)
+    figures = re.findall(r"\| (\d+(?:\.\d+)?)(?= \|)", table)
+    assert len(figures) >= 8
+    for figure in figures:
+        assert re.search(rf"\| \**{re.escape(figure)}\**(?: |,)", page), figure
