@@ -106,7 +106,7 @@ SHORTER = {
 }
 # In place of all that: for the same reason, or because it would contradict the command.
 INSTEAD = {
-    r"python -m mobilenetv3\.(average|convert|data\.check|data\.prepare)$": "--help",  # named only
+    r"python -m mobilenetv3\.(?!device$|models$)[\w.]+$": "--help",  # the command is only named
     r"python -m mobilenetv3.models$": "--img-size 32 mobilenetv3_small_050",
     r".*--res_schedule": "--device cpu --max_steps 2 --batch_size 4 --workers 0",
 }
