@@ -122,3 +122,10 @@ def test_links_are_found_outside_of_code(tmp_path):
     page.write_text("[a](b.md#c) and `[no](no.md)` ![p](p.png \"t\")\n```\n[no](no.md)\n```\n"
                     '<img alt="x" src="q.png">\n', encoding="utf-8")
     assert links(page) == ["b.md#c", "p.png", "q.png"]
+
+
+@pytest.mark.parametrize("ending", [".md", ".zh-CN.md"])
+def test_the_readme_leads_to_every_page_of_its_language(ending):
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")
+             if page.name.endswith(".zh-CN.md") == (ending == ".zh-CN.md")}
+    assert pages <= set(links(ROOT / f"README{ending}"))
