@@ -73,5 +73,8 @@ def read_for_timm(arch: str) -> Dict[str, Any]:
     from huggingface_hub import hf_hub_download
     from timm.models import get_pretrained_cfg
 
-    path = hf_hub_download(get_pretrained_cfg(arch).hf_hub_id, "model.safetensors")
+    found = get_pretrained_cfg(arch)
+    if found is None or not found.hf_hub_id:  # a file of another place, which PyTorch can read
+        return {}
+    path = hf_hub_download(found.hf_hub_id, "model.safetensors")
     return {"pretrained_cfg_overlay": {"state_dict": checkpoint.load(path)}}
