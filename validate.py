@@ -4,6 +4,7 @@
     python validate.py DIR --ckpt_path output/RUN/model_best.pth.tar
     python validate.py DIR --ckpt_path A.pth B.ckpt --json scores.json     # several make a table
     torchrun --nproc_per_node=8 validate.py DIR --ckpt_path FILE     # eight cards share the images
+    python validate.py DIR --ckpt_path FILE --img_size 256 --crop_pct 0.95 --tta_flip
 
 A file of weights says which model it holds and how its images are to be prepared; options given
 here win over it.
@@ -12,29 +13,16 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
 
 from mobilenetv3 import config, entry, options
 from mobilenetv3.options.data import PREPARE
 
-
-class Candidate(NamedTuple):
-    """Weights that are to be scored, in their network."""
-
-    file: str
-    """Their file, or what --pretrained stands for."""
-    model: Any
-    prepare: Dict[str, Any]
-    """How their images are prepared, as far as they say."""
-    classes: Optional[List[str]]
-    """Names of the classes, where the weights say them."""
-    family: str
-    notes: List[str]
+OPEN = ("bn_eps", "bn_momentum", "pad_type", "width_rule", "stem_stride")  # what the command line may say of it
 
 
 def main(cfg):
     # Imported here so that --help, and a misspelt option, answer without loading PyTorch.
-    from mobilenetv3 import build, dist, models, results, runfolder
+    from mobilenetv3 import build, candidates, dist, models, results, runfolder
 
     # Device, then ranks: the device is bound before the process group starts.
     who = dist.ranks()
@@ -44,12 +32,13 @@ def main(cfg):
     # Images and weights. Whatever does not fit is refused before the first image is scored.
     source = build.val_source(cfg, cfg.dataset_download)
     models.set_fused_activations(device.has_fused_activations)
-    candidates = read_candidates(cfg)
-    settings = [prepared(cfg, candidate) for candidate in candidates]
-    for candidate in candidates:
-        check_classes(candidate, source, cfg.num_classes)
+    files = [cfg.pretrained] if isinstance(cfg.pretrained, str) else cfg.ckpt_path
+    every = candidates.read(files, cfg.model, cfg.ema, {name: getattr(cfg, name) for name in OPEN})
+    settings = [prepared(cfg, candidate) for candidate in every]
+    for candidate in every:
+        candidates.check_classes(candidate, source, cfg.num_classes)
     folder = Path(cfg.output) if cfg.output else None
-    details = detail_folders(cfg, candidates)
+    details = detail_folders(cfg, every)
     if who.is_main:
         claim_outputs(cfg, folder, details)
 
@@ -59,7 +48,7 @@ def main(cfg):
         run.log(line)
     found = [
         score(own, candidate, source, device, who, run, where)
-        for own, candidate, where in zip(settings, candidates, details)
+        for own, candidate, where in zip(settings, every, details)
     ]
     if len(found) > 1:
         for line in table(found):
@@ -77,86 +66,6 @@ def main(cfg):
     dist.shutdown()
 
 
-# ----------------------------------------------------------------------------- what is to be scored
-
-
-def read_candidates(cfg):
-    """The networks of the command line with their weights, on the CPU."""
-    files = [cfg.pretrained] if isinstance(cfg.pretrained, str) else cfg.ckpt_path
-    return [from_file(cfg, file) for file in files] if files else [published(cfg)]
-
-
-def given_options(cfg):
-    """What the command line says of the network beside its name."""
-    given = {"bn_eps": cfg.bn_eps, "bn_momentum": cfg.bn_momentum, "pad_type": cfg.pad_type,
-             "width_rule": cfg.width_rule, "stem_stride": cfg.stem_stride}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def from_file(cfg, file):
-    """A file of weights of any family, in the network that it is for.
-
-    Raises:
-        ValueError: it is not for the network that the command line names.
-    """
-    from mobilenetv3 import build, convert, models
-
-    weights, given = convert.read(file, ema=cfg.ema), given_options(cfg)
-    build.require_classifier(weights.config["arch"])
-    if cfg.model and models.canonical_name(cfg.model) != weights.config["arch"]:
-        weights = convert.read(file, ema=cfg.ema, arch=cfg.model)
-    unknown = sorted(given.keys() - weights.config.keys())
-    if unknown:
-        raise ValueError(f"--{unknown[0]}: {file} holds a {weights.config['arch']}, which has none")
-    weights = weights._replace(config={**weights.config, **given})
-    model = convert.build(weights)
-    notes = weights.notes + [f"{name} {value}, as given here" for name, value in given.items()]
-    return Candidate(file, model, weights.prepare, weights.classes, weights.family, notes)
-
-
-def published(cfg):
-    """timm's weights of the model's name."""
-    from mobilenetv3 import api
-
-    model = api.init_model(dict(given_options(cfg), arch=cfg.model), None, "cpu", pretrained=True)
-    prepare = {name: getattr(model.data_preprocessor, name) for name in PREPARE}
-    return Candidate(f"timm/{model.config['arch']}", model, prepare, None, "timm", model.notes)
-
-
-def check_classes(candidate, source, num_classes):
-    """Refuse weights whose classes are not the data set's.
-
-    Raises:
-        ValueError: the names differ, or the numbers do.
-    """
-    file, outputs = candidate.file, candidate.model.config.get("num_classes", 0)
-    names, wanted = candidate.classes, source.classes
-    if num_classes and num_classes != outputs:
-        raise ValueError(f"--num_classes is {num_classes}, and {file} has {outputs} classes")
-    if names and list(names) != list(wanted) and not is_imagenet_in_words(names, wanted):
-        raise ValueError(
-            f"{file} was trained on other classes ({len(names)}: {', '.join(names[:3])}, ...) than "
-            f"those of {source.name} ({len(wanted)}: {', '.join(wanted[:3])}, ...); give the "
-            "--data_path it belongs to"
-        )
-    # Outputs without a class are possible (train.py --num_classes), but have to be told.
-    if outputs < len(wanted) or (outputs > len(wanted) and not names and not num_classes):
-        raise ValueError(
-            f"{file} has {outputs} classes, and {source.name} has {len(wanted)}; give the "
-            "--data_path that the weights belong to"
-        )
-
-
-def is_imagenet_in_words(names, wanted):
-    """Whether one list has ImageNet's synsets and the other 1,000 names such as "tench".
-
-    Both are then in the order of the sorted synsets, which is everyone's.
-    """
-    from mobilenetv3.data.labels import synsets
-
-    return list(wanted) == synsets() and len(names) == len(wanted) and not set(names) & set(wanted)
-
-
 # ----------------------------------------------------------------------------------------- scoring
 
 
@@ -169,8 +78,14 @@ def score(cfg, candidate, source, device, who, run, details):
     precision.prepare(model)
     loader = build.val_loader(cfg, source, device, who)
     log_start(cfg, candidate, source, device, who, run, precision)
+    how = []
+    if cfg.recalibrate_bn:
+        how.append(recalibrated(cfg, candidate, device, who, precision))
+    model, changes = as_scored(cfg, model, device)
+    for line in how + changes:
+        run.log(f"=> {line}")
     table = confusion.Confusion(
-        len(source.classes), model.config["num_classes"], device.torch_device
+        len(source.classes), candidate.model.config["num_classes"], device.torch_device
     ) if cfg.per_class else None
     started = time.perf_counter()
     total = engine.evaluate(
@@ -184,18 +99,56 @@ def score(cfg, candidate, source, device, who, run, details):
     run.metrics(file=candidate.file, val_acc1=total.acc1, val_acc5=total.acc5,
                 val_loss=total.loss, val_images=total.images, seconds=seconds)
     found = {
-        "file": candidate.file, "arch": model.config["arch"], "family": candidate.family,
+        "file": candidate.file, "arch": candidate.model.config["arch"], "family": candidate.family,
         "top1": total.acc1, "top5": total.acc5, "loss": total.loss, "images": total.images,
         "correct1": total.correct1, "correct5": total.correct5, "seconds": seconds,
         "images_per_second": rate, "batch_size": build.val_batch(cfg, who) * who.world,
         "amp": precision.amp_type, "prepare": {name: getattr(cfg, name) for name in PREPARE},
-        "model": model.config, "notes": candidate.notes,
+        "model": candidate.model.config, "notes": candidate.notes + how + changes,
     }
     if table:
         counts = table.total()  # by every rank
         if who.is_main:
             found["per_class"] = write_details(run, details, counts, source.classes)
     return found
+
+
+def recalibrated(cfg, candidate, device, who, precision):
+    """Estimate the batch norms of a candidate anew, and write it if asked; returns a note."""
+    from mobilenetv3 import build, convert, recalibrate
+
+    loader, batches = build.recalibration_loader(cfg, device, who)
+    model = candidate.model
+    norms = recalibrate.recalibrate(
+        model, (batch for _, batch in zip(range(batches), loader)), precision)
+    images = batches * build.val_batch(cfg, who) * who.world
+    note = f"{norms} batch norms estimated anew over {images} images of {cfg.train_split}"
+    if cfg.save and who.is_main:
+        weights = candidate.weights
+        state = dict(weights.state_dict)
+        state.update((name, value.detach().cpu().to(state[name].dtype))
+                     for name, value in model.named_buffers() if name in state)
+        prepare = {name: getattr(cfg, name) for name in PREPARE}  # what they were estimated with
+        convert.save(weights._replace(state_dict=state, prepare=prepare,
+                                      notes=[*candidate.notes, note]), cfg.save)
+        note += f", written to {cfg.save}"
+    return note
+
+
+def as_scored(cfg, model, device):
+    """The network in the form that is scored, and notes on it."""
+    from mobilenetv3 import build, mirror, models
+
+    notes = []
+    # Measured on CPUs only; half precision rounds the folded weights otherwise than the others.
+    folds = (device.module is None and not cfg.apex) if cfg.fuse_bn is None else cfg.fuse_bn
+    if folds:
+        model = models.fuse_conv_bn(model).to(memory_format=build.memory_format(cfg, device))
+        notes.append("batch norms folded into the convolutions (--fuse_bn=false keeps them)")
+    if cfg.tta_flip:
+        model = mirror.Mirrored(model)
+        notes.append("mean probabilities of each image and its mirror image")
+    return model, notes
 
 
 def log_start(cfg, candidate, source, device, who, run, precision):
@@ -235,14 +188,14 @@ def prepared(cfg, candidate):
 # ----------------------------------------------------------------------------------------- results
 
 
-def detail_folders(cfg, candidates):
+def detail_folders(cfg, every):
     """Where --per_class writes for each candidate: folders of their own where there are several."""
     if not cfg.per_class:
-        return [None] * len(candidates)
+        return [None] * len(every)
     root = Path(cfg.output if cfg.per_class is True else cfg.per_class)
-    if len(candidates) == 1:
+    if len(every) == 1:
         return [root]
-    names = [Path(candidate.file).name.split(".")[0] for candidate in candidates]
+    names = [Path(candidate.file).name.split(".")[0] for candidate in every]
     return [root / f"{number}_{name}" for number, name in enumerate(names, 1)]
 
 
@@ -254,7 +207,7 @@ def claim_outputs(cfg, folder, details):
         runfolder.claim(folder, resume=False)
         config.save(cfg, folder / runfolder.CONFIG)
     wanted = [where / name for where in details if where for name in confusion.FILES]
-    files.claim_files([*wanted, *filter(None, [cfg.json])], cfg.force)
+    files.claim_files([*wanted, *filter(None, [cfg.json, cfg.save])], cfg.force)
 
 
 def write_details(run, folder, counts, classes):

@@ -202,6 +202,35 @@ def val_loader(cfg, source, device, who):
     )
 
 
+def recalibration_loader(cfg, device, who):
+    """Shuffled training images prepared as in validation, for `recalibrate`.
+
+    Returns:
+        the loader and how many of its batches to take: those of --recalibrate_bn images, one at
+        least. All ranks have as many, each of `val_batch` images.
+
+    Raises:
+        ValueError: a batch is too small for statistics, or larger than the training set.
+    """
+    batch = val_batch(cfg, who)
+    train = data.open_source(
+        cfg.dataset, cfg.data_path, cfg.train_split, cfg.val_split, cfg.dataset_download,
+        shard_cache=cfg.shard_cache, shard_cache_gb=cfg.shard_cache_gb,
+    )
+    if not 2 <= batch <= len(train.samples) // who.world:
+        raise ValueError(
+            f"--recalibrate_bn takes batches of {batch} images on each of {who.world} ranks from "
+            f"the {len(train.samples)} of {cfg.train_split}; expected 2 or more, and no more than "
+            "there are: change --batch_size"
+        )
+    loader = data.train_loader(
+        train, device, batch_size=batch * who.world, seed=cfg.seed,
+        transform=data.val_transform(cfg.img_size, cfg.crop_pct, cfg.interpolation),
+        **_common(cfg, who, device),
+    )
+    return loader, min(len(loader), max(1, cfg.recalibrate_bn // (batch * who.world)))
+
+
 def _common(cfg, who, device):
     return {
         "rank": who.rank, "world": who.world, "mean": cfg.mean or data.IMAGENET_MEAN,

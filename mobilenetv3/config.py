@@ -269,6 +269,7 @@ def _check_weights(cfg: Namespace, trains: bool) -> None:
                  "model's name: add --model NAME")
         _require(cfg.per_class is not True or cfg.output, "--per_class writes several files: give "
                  "it a folder, or add --output DIR")
+        _check_scoring(cfg)
         return
     _require(
         cfg.resume in ("", "auto") or not (cfg.pretrained or cfg.ckpt_path),
@@ -288,6 +289,26 @@ def _check_weights(cfg: Namespace, trains: bool) -> None:
         or cfg.pretrained or cfg.ckpt_path or cfg.resume,
         f"{frozen} keeps weights as they are, and these would be random ones: add --pretrained or "
         "--ckpt_path FILE",
+    )
+
+
+def _check_scoring(cfg: Namespace) -> None:
+    _require(
+        not (cfg.fuse_bn and cfg.apex),
+        "--fuse_bn is for float32, where folding changes rounding alone; leave out --apex",
+    )
+    _require(
+        not cfg.save or cfg.recalibrate_bn,
+        f"--save {cfg.save} is for the weights of --recalibrate_bn IMAGES; add that, or convert a "
+        "file as it is with python -m mobilenetv3.convert",
+    )
+    _require(
+        not cfg.save or len(cfg.ckpt_path) < 2,
+        f"--save {cfg.save} is one file, and --ckpt_path names {len(cfg.ckpt_path)}; give one",
+    )
+    _require(
+        not cfg.save or cfg.save.endswith((".pth", ".pth.tar", ".pt", ".safetensors")),
+        f"--save {cfg.save}: expected a name that ends in .pth.tar, .pth, .pt or .safetensors",
     )
 
 

@@ -39,6 +39,8 @@ examples:
   python validate.py DIR --ckpt_path A.pth B.safetensors C.ckpt --json scores.json
   python validate.py DIR --val_labels val.txt --ckpt_path FILE --per_class analysis
   python validate.py DIR --model mobilenetv3_small_100 --pretrained
+  python validate.py DIR --ckpt_path FILE --img_size 256 --crop_pct 0.95 --tta_flip
+  python validate.py DIR --ckpt_path FILE --img_size 256 --recalibrate_bn 10000 --save new.pth.tar
   python validate.py -c output/RUN/config.yaml --ckpt_path output/RUN/model_best.pth.tar
 """
 
@@ -70,6 +72,7 @@ def validate_parser() -> Parser:
     data.data(parser)
     run.device(parser)
     run.score(parser)
+    run.scoring(parser)
     # None: not given, so that the checkpoint can tell.
     parser.set_defaults(model=None, img_size=None, crop_pct=None, interpolation=None, ema=None)
     names = parser.names()

@@ -107,7 +107,26 @@ def score(parser):
     add("--per_class", metavar="DIR", type=PATH_OR_FLAG, nargs="?", const=True, default=False,
         help="write the accuracy of each class and the confusion matrix (CSV, and PNG by "
              "matplotlib) into the folder DIR, or into --output")
-    add("--force", action=Flag, help="replace files of --json and --per_class that are there")
+    add("--force", action=Flag,
+        help="replace files of --json, --per_class and --save that are there")
+
+
+def scoring(parser):
+    """How a network is scored, beyond the preparation of its images."""
+    add = parser.add_argument_group("scoring").add_argument
+    add("--tta_flip", "--tta", action=Flag,
+        help="score the mean probabilities of each image and its mirror image")
+    add("--recalibrate_bn", metavar="IMAGES", type=POSITIVE_INT,
+        help="before scoring, estimate the running statistics of all batch norms anew: their mean "
+             "over so many training images (whole batches, one at least), prepared as in "
+             "validation (default: those of the file)")
+    add("--save", metavar="FILE", type=PATH, default="",
+        help="write the weights of --recalibrate_bn as a checkpoint of this package: .pth.tar, "
+             ".pth, .pt or .safetensors (default: no file is changed or written)")
+    add("--fuse_bn", action=Flag, default=None,
+        help="fold batch norms into the convolutions before them, which changes results by "
+             "rounding only, or with --fuse_bn=false do not (default: on the CPU without --apex, "
+             "where it is faster)")
 
 
 def _common(add):

@@ -1,4 +1,5 @@
 """What the end-to-end tests share: the commands as a user runs them, in processes of their own."""
+import importlib.util
 import json
 import os
 import subprocess
@@ -92,6 +93,26 @@ def launched(environment, warm):
             text=True, timeout=timeout,
         ))
     return run
+
+
+@pytest.fixture(scope="module")
+def validate(cache):
+    """validate(arguments...): the script's main(), on the CPU, in this process."""
+    from mobilenetv3 import config, options
+
+    spec = importlib.util.spec_from_file_location("validate_script", str(ROOT / "validate.py"))
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    before = os.environ.get("MOBILENETV3_CACHE")
+    os.environ["MOBILENETV3_CACHE"] = str(cache)
+
+    def run(*arguments):
+        argv = [*map(str, arguments), "--device", "cpu", "--workers", "0"]
+        script.main(config.parse(options.validate_parser(), argv))
+    yield run
+    del os.environ["MOBILENETV3_CACHE"]
+    if before is not None:
+        os.environ["MOBILENETV3_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

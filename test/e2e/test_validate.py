@@ -3,38 +3,17 @@
 Most tests call the script's main() in this process; a process of its own takes seconds to start.
 """
 import csv
-import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
 from torchvision import datasets, transforms
 
-from mobilenetv3 import checkpoint, config, create_model, data, options
+from mobilenetv3 import checkpoint, create_model, data
 
 DIGITS = [str(digit) for digit in range(10)]
-
-
-@pytest.fixture(scope="module")
-def validate(cache):
-    """validate(arguments...): the script's main(), on the CPU, in this process."""
-    spec = importlib.util.spec_from_file_location("validate_script", str(ROOT / "validate.py"))
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    before = os.environ.get("MOBILENETV3_CACHE")
-    os.environ["MOBILENETV3_CACHE"] = str(cache)
-
-    def run(*arguments):
-        argv = [*map(str, arguments), "--device", "cpu", "--workers", "0"]
-        script.main(config.parse(options.validate_parser(), argv))
-    yield run
-    del os.environ["MOBILENETV3_CACHE"]
-    if before is not None:
-        os.environ["MOBILENETV3_CACHE"] = before
 
 
 def weights_file(path, seed, classes=DIGITS, average_of=None):

@@ -108,7 +108,7 @@ def test_both_parsers_give_a_namespace_that_holds_no_second_data_path():
     assert not hasattr(parse("DIR"), "data")
     shared = vars(config.parse(options.validate_parser(), ["DIR", "--ckpt_path", "w"]))
     # The same names, fewer of them, but for those of the results.
-    own = {"ema", "json", "per_class", "force"}
+    own = {"ema", "json", "per_class", "force", "tta_flip", "recalibrate_bn", "save", "fuse_bn"}
     assert set(shared) - own < set(vars(parse("DIR"))) and not own & set(vars(parse("DIR")))
 
 
