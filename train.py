@@ -4,6 +4,7 @@
     python train.py                                           # built-in demo data, about a minute
     python train.py -c configs/mobilenetv3/mobilenetv3_large_100_ascend_1p.yaml --data_path DIR
     torchrun --nproc_per_node=8 train.py -c configs/... --data_path DIR      # eight cards, one host
+    torchrun --nproc_per_node=8 train.py -c configs/... --data_path DIR --dry_run    # what it takes
 
 --batch_size is the batch of all ranks together. `--help` lists every option; test/*.sh wrap this
 script in the manner of Ascend's ModelZoo.
@@ -18,6 +19,19 @@ OPEN = ("bn_eps", "bn_momentum", "pad_type", "width_rule", "stem_stride")
 
 
 def main(cfg):
+    """A run, or a trial of one, of which nothing stays but what it told."""
+    from mobilenetv3 import trial
+
+    with trial.Scratch() as scratch:
+        draw = run(cfg, scratch)
+    if draw is not None:
+        # Here, where no loader is in sight: matplotlib leaves cycles that hold the frames it was
+        # called from, and loader processes that are found so end late, by force.
+        draw()
+
+
+def run(cfg, scratch):
+    """Returns what is to be called once all is closed; None for nothing."""
     # Imported here so that --help, and a misspelt option, answer without loading PyTorch.
     import torch
 
@@ -27,11 +41,13 @@ def main(cfg):
         data,
         dist,
         distill,
+        dryrun,
         engine,
         finetune,
         interrupt,
         keep,
         logfmt,
+        lrfind,
         models,
         optim,
         profiling,
@@ -106,7 +122,7 @@ def main(cfg):
         snapshot.check(resume.state, resume.path, parts, settings, source.classes,
                        train_loader.images)
         place = snapshot.put_back(resume.state, parts)
-    run, lock = open_run(cfg, folder, who, place.epoch, lock)
+    run, lock = open_run(cfg, folder, who, place.epoch, lock, scratch)
     total_steps = cfg.max_steps or schedule.epochs * steps
     clock = Clock(warmup=min(10, total_steps // 4))
     run.log(logfmt.Run(
@@ -145,7 +161,7 @@ def main(cfg):
         return
 
     # Training.
-    keeper = keep.Keeper(folder, cfg.keep_last, cfg.keep_every,
+    keeper = keep.Keeper(run.path, cfg.keep_last, cfg.keep_every,
                          keep.Position(place.epoch, place.step), run.log) if who.is_main else None
     train_loader.bad_files = data.BadFiles(
         cfg.max_bad_files, train_loader.images, run.path, who.is_main, run.log,
@@ -163,8 +179,16 @@ def main(cfg):
         None if cfg.skip_validation else val_loader, source.classes, run, keeper, clock, loop,
         total_steps, cfg.seed, cfg.dist_bn, cfg.on_nan == "restore", settings, examiner,
     )
+    draw = None
     try:
-        best = training.train(job, place, resume.state if resume else {})
+        if cfg.dry_run:
+            copies = dryrun.copies_kept(cfg.keep_last, cfg.keep_every, schedule.epochs)
+            dryrun.rehearse(job, place, resume.state if resume else {}, cfg.img_size, folder,
+                            copies)
+        elif cfg.lr_find:
+            draw = lrfind.search(job, *cfg.lr_find_range, cfg.lr_find, folder, lr / cfg.lr)
+        else:
+            best = training.train(job, place, resume.state if resume else {})
     except entry.Interrupted:
         interrupt.leave_together(keeper)
         raise
@@ -178,11 +202,13 @@ def main(cfg):
         run.end_progress()
     if keeper is not None:
         keeper.close()
-    report_end(run, folder, best)
+    if not is_trial(cfg):
+        report_end(run, folder, best)
     run.close()
     watch.close()
     dist.barrier()
     dist.shutdown()
+    return draw
 
 
 def model_options(cfg, classes, weights):
@@ -220,11 +246,18 @@ def describe_start(cfg):
 
 def writes(cfg, who):
     """Whether this rank writes to the run folder; an evaluation leaves nothing unless told where.
+
+    A trial leaves a run that goes on alone.
     """
-    return who.is_main and (bool(cfg.output) or not cfg.evaluate)
+    return who.is_main and not is_trial(cfg) and (bool(cfg.output) or not cfg.evaluate)
 
 
-def open_run(cfg, folder, who, epoch, lock):
+def is_trial(cfg):
+    """Whether there is to be no run, but a trial of one."""
+    return bool(cfg.dry_run or cfg.lr_find)
+
+
+def open_run(cfg, folder, who, epoch, lock, scratch):
     """Claim the run folder, if that has not been done, and write the configuration to it.
 
     Returns:
@@ -235,6 +268,8 @@ def open_run(cfg, folder, who, epoch, lock):
     if cfg.evaluate and not cfg.output:
         folder = None
     elif who.is_main:
+        if is_trial(cfg):
+            folder = scratch.inside(folder, is_shared=bool(cfg.resume or cfg.lr_find))
         runfolder.claim(folder, resume=bool(cfg.resume))
         lock = lock or runfolder.lock(folder)
         name = runfolder.CONFIG if not (folder / runfolder.CONFIG).exists() else (

@@ -17,7 +17,8 @@ from pathlib import Path
 from mobilenetv3 import config, entry, options
 from mobilenetv3.options.data import PREPARE
 
-OPEN = ("bn_eps", "bn_momentum", "pad_type", "width_rule", "stem_stride")  # what the command line may say of it
+OPEN = ("bn_eps", "bn_momentum", "pad_type", "width_rule", "stem_stride")
+"""What of the network the command line may say beside its name."""
 
 
 def main(cfg):

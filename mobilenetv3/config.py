@@ -316,6 +316,14 @@ def _check_training(cfg: Namespace) -> None:
     for name in ("scale", "ratio", "lr_noise"):
         low, high = getattr(cfg, name) or (0, 0)
         _require(low <= high, f"--{name} {low} {high}: expected the lower number first")
+    low, high = cfg.lr_find_range
+    _require(low < high, f"--lr_find_range {low:g} {high:g}: expected the lower rate first")
+    trial = "--dry_run" if cfg.dry_run else "--lr_find"
+    _require(
+        not (cfg.lr_find and (cfg.dry_run or cfg.evaluate)) and not (cfg.dry_run and cfg.evaluate),
+        f"{trial} tries a training run; leave out "
+        f"{'--evaluate' if cfg.evaluate else '--lr_find'}",
+    )
     _require(
         cfg.layer_decay is None or cfg.backbone_lr_scale == 1.0,
         "--layer_decay and --backbone_lr_scale both set the backbone's learning rate; give one",
@@ -365,6 +373,7 @@ _IGNORED = (
     (("opt_betas",), lambda c: c.opt not in _ADAMS, "but with Adam and LAMB"),
     (("opt_eps",), lambda c: c.opt in ("sgd", "momentum", "nesterov", "npufusedsgd"),
      "with SGD"),
+    (("lr_find_range",), lambda c: not c.lr_find, "without --lr_find"),
     (("clip_mode",), lambda c: c.clip_grad is None, "without --clip_grad"),
     (("freeze_stages", "backbone_lr_scale", "layer_decay"), lambda c: c.freeze_backbone,
      "with --freeze_backbone"),

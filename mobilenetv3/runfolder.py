@@ -21,6 +21,8 @@ CONFIG, LOG, METRICS = "config.yaml", "train.log", "metrics.jsonl"
 STARTS = "environment.jsonl"
 """A line each time that a run starts or goes on: command, versions, device."""
 LOCK = "run.lock"
+RANGE_TEST = "lr_find"
+"""What the names of a range test's results begin with; a run may begin beside them."""
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
@@ -48,7 +50,8 @@ def claim(folder: Path, resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"--output {folder} cannot be a folder: a file is in the way") from error
-    if not resume and any(path.name != LOCK for path in folder.iterdir()):
+    if not resume and any(path.name != LOCK and not path.name.startswith(RANGE_TEST)
+                          for path in folder.iterdir()):
         raise ValueError(
             f"--output {folder} is not empty and nothing in it will be overwritten; name a new "
             "folder, or go on with the run in it: --resume auto"

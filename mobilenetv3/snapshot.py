@@ -27,7 +27,7 @@ _FREE = {
     "pretrained", "log_tensorboard", "evaluate", "data_path", "dataset_download", "pin_mem",
     "keep_last", "keep_every", "checkpoint_every", "checkpoint_minutes", "on_nan",
     "max_bad_files", "data_retry_seconds", "compile", "profile", "pin_workers", "shard_cache",
-    "shard_cache_gb",
+    "shard_cache_gb", "dry_run", "lr_find", "lr_find_range",
 }
 """Options that change nothing of what is learnt, or that a resumed run does not look at."""
 

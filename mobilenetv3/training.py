@@ -54,7 +54,7 @@ def train(job, place, state):
         entry.Interrupted: a signal came; the run is saved.
         engine.NonFiniteLoss: the loss became NaN or infinite, and --on_nan does not go back.
     """
-    parts, run, clock = job.parts, job.run, job.clock
+    run, clock = job.run, job.clock
     epoch, best, steps = place.epoch, place.best, len(job.train_loader)
     restores = RESTORES if job.goes_back else 0
     while epoch < job.schedule.epochs and epoch * steps < job.total_steps:
@@ -82,8 +82,7 @@ def train(job, place, state):
         is_best = False
         if job.val_loader is not None:
             if not was_over:
-                for scored in filter(None, (parts.model, parts.ema.module)):
-                    dist.sync_buffers(scored, job.dist_bn)  # one model on all ranks
+                share_buffers(job)
             try:
                 acc1, seen = validate(job, record)
             except entry.Interrupted as stop:
@@ -99,6 +98,12 @@ def train(job, place, state):
         run.metrics(**record, seconds=time.monotonic() - started)
         save(job, engine.Progress(epoch, steps), best, is_best)
     return best
+
+
+def share_buffers(job):
+    """Make one model of those of all ranks, before it is scored."""
+    for scored in filter(None, (job.parts.model, job.parts.ema.module)):
+        dist.sync_buffers(scored, job.dist_bn)
 
 
 def progress_at(job, epoch, step, score):

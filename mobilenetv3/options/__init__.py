@@ -23,6 +23,7 @@ examples:
   python train.py -c configs/mobilenetv3/mobilenetv3_large_100_ascend_1p.yaml --data_path DIR
   torchrun --nproc_per_node=8 train.py DIR --model mobilenetv2_100 --batch_size 2048 --lr 0.4
   python train.py --model mobilenetv3_large_100 --pretrained --dataset cifar10 --dataset_download
+  python train.py DIR --model mobilenetv3_small_100 --batch_size 256 --dry_run
 """
 
 VALIDATE_HELP = f"""\
@@ -58,6 +59,7 @@ def train_parser() -> Parser:
     run.device(parser)
     run.distributed(parser)
     run.run(parser)
+    run.trials(parser)
     return parser
 
 

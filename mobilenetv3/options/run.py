@@ -4,6 +4,7 @@ from mobilenetv3.arguments import (
     NOT_NEGATIVE,
     PATH,
     PATH_OR_FLAG,
+    POSITIVE,
     POSITIVE_INT,
     TEXT,
     Choice,
@@ -13,6 +14,7 @@ from mobilenetv3.arguments import (
 
 COMPILE = Choice("default", "reduce-overhead", "max-autotune")
 DEVICE = Choice("auto", "npu", "cuda", "cpu")
+RANGE_UPDATES = Number(int, "an integer of 20 or more", lambda n: n >= 20)
 SEED = Number(int, "an integer from 0 to 2147483647", lambda n: 0 <= n < 2**31)
 LOSS_SCALE = Number(float, "dynamic or a positive number", lambda x: x > 0, word="dynamic")
 
@@ -92,6 +94,20 @@ def run(parser):
     add("--profile", metavar="STEPS", nargs="?", const=10, type=POSITIVE_INT,
         help="watch some steps after the first, 10 unless given, and write a trace and a summary "
              "of where their time went into the folder profile/ of the run")
+
+
+def trials(parser):
+    """What is tried before a run; the options of the run stand beside it."""
+    add = parser.add_argument_group("trials (they leave no run behind)").add_argument
+    add("--dry_run", action=Flag,
+        help="build everything, train two steps, score one batch, write and read a checkpoint; "
+             "tell memory, size, time and end of the run, and remove what was written")
+    add("--lr_find", metavar="UPDATES", nargs="?", const=100, type=RANGE_UPDATES,
+        help="range test: raise the learning rate over so many updates, 100 unless given, until "
+             "the loss diverges; suggest one, and write lr_find.json and lr_find.png into the "
+             "run folder")
+    add("--lr_find_range", type=POSITIVE, nargs=2, metavar=("LOW", "HIGH"), default=[1e-5, 10.0],
+        help="rates of the first and the last update of --lr_find")
 
 
 def score(parser):

@@ -20,7 +20,8 @@ RANKS = {
     "prepare": 2, "inference": 2, "onnxfile": 2, "exporting": 2,
     "interrupt": 2, "validated": 3, "api": 3, "snapshot": 3, "average": 3, "distill": 3,
     "build": 4, "resuming": 4, "training": 5,
-    "mirror": 1, "recalibrate": 2, "candidates": 5,
+    "mirror": 1, "recalibrate": 2, "candidates": 5, "rangeplot": 1, "trial": 3, "dryrun": 6,
+    "lrfind": 6,
 }
 # Inside rank 0, and inside the two packages, the arrows that are allowed.
 WITHIN = {("device", "host"), ("cpus", "host"), ("options", "arguments"), ("config", "arguments"),
