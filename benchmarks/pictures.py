@@ -1,12 +1,14 @@
 """Images for benchmarks that were given none: JPEGs with ImageNet's sizes and weights.
 
-And a folder of images as the shards that mobilenetv3.data.prepare makes of it.
+And a folder of images out of an archive, or as the shards that mobilenetv3.data.prepare makes of
+it.
 """
 import io
 import itertools
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -112,6 +114,26 @@ def shrink(path: str, to: Path, side: int) -> str:
         size = [round(edge * factor) for edge in image.size]
         image.convert("RGB").resize(size, Image.BICUBIC).save(to, "JPEG", quality=90)
     return str(to)
+
+
+def unpack(archive: str, folder: Path) -> Path:
+    """Unpack the images of a .tar.gz, and nothing that would lie outside of the folder.
+
+    Returns:
+        the folder that holds the folder train.
+    """
+    with tarfile.open(str(archive)) as file:
+        for member in file:
+            parts = Path(member.name).parts
+            if not member.isfile() or Path(member.name).is_absolute() or ".." in parts:
+                continue
+            to = folder.joinpath(*parts)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(file.extractfile(member).read())
+    found = [path.parent for path in folder.glob("**/train") if path.is_dir()]
+    if not found:
+        raise ValueError(f"{archive} has no folder train")
+    return found[0]
 
 
 def lay_out(classes: Dict[str, List[str]], folder: Path, images: int) -> Path:

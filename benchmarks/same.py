@@ -13,12 +13,12 @@ import argparse
 import json
 import statistics
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import measure  # noqa: E402
+import pictures  # noqa: E402
 import processes  # noqa: E402
 
 from mobilenetv3 import logfmt  # noqa: E402
@@ -54,22 +54,6 @@ def arguments():
         help=f"keep off: {', '.join(SPEEDUPS)}")
     add("--json", metavar="FILE", help="write the rows there, too")
     return parser.parse_args()
-
-
-def unpack(archive, folder):
-    """The images of a .tar.gz, and nothing that would lie outside of the folder."""
-    with tarfile.open(str(archive)) as file:
-        for member in file:
-            parts = Path(member.name).parts
-            if not member.isfile() or Path(member.name).is_absolute() or ".." in parts:
-                continue
-            to = folder.joinpath(*parts)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            to.write_bytes(file.extractfile(member).read())
-    found = [path.parent for path in folder.glob("**/train") if path.is_dir()]
-    if not found:
-        raise processes.Failed(f"{archive} has no folder train")
-    return found[0]
 
 
 def shorten(root, count, folder):
@@ -168,12 +152,12 @@ def main():
         folder = Path(made)
         try:
             if chosen.images and Path(chosen.images).is_file():
-                chosen.images = unpack(chosen.images, folder / "images")
+                chosen.images = pictures.unpack(chosen.images, folder / "images")
             if chosen.images and chosen.per_class:
                 chosen.images = shorten(chosen.images, chosen.per_class, folder / "short")
             compare_losses(chosen, speedups, folder)
             rows = accuracies(chosen, speedups, folder) if chosen.epochs else []
-        except processes.Failed as error:
+        except (ValueError, processes.Failed) as error:
             sys.exit(str(error))
     if rows:
         report(chosen, rows)

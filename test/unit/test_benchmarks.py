@@ -376,13 +376,13 @@ def test_same_compares_losses_and_accuracies(script, rows_of, pretend, capsys):
     assert sum("--plain_backward" in command for command in commands) == 7 + 2  # of 9 and 4
 
 
-def test_same_unpacks_images_and_nothing_outside_of_its_folder(script, tmp_path):
+def test_images_are_unpacked_and_nothing_outside_of_its_folder(script, tmp_path):
     import tarfile
 
-    same, archive = script("same"), tmp_path / "set.tar.gz"
+    pictures, archive = script("pictures"), tmp_path / "set.tar.gz"
     with tarfile.open(str(archive), "w:gz") as file:
         for name in ("set/train/a/1.jpg", "set/val/a/2.jpg", "../outside.jpg"):
             file.addfile(tarfile.TarInfo(name))
-    root = same.unpack(archive, tmp_path / "unpacked")
+    root = pictures.unpack(archive, tmp_path / "unpacked")
     assert sorted(path.name for path in root.glob("*/*/*")) == ["1.jpg", "2.jpg"]
     assert not (tmp_path / "outside.jpg").exists()
