@@ -57,9 +57,8 @@ class Tree:
             str(ROOT / "test"), str(self.root / "test"),
             ignore=shutil.ignore_patterns("output", "unit", "e2e", "__pycache__"),
         )
-        (self.root / "mobilenetv3").mkdir()
-        for name in ("__init__.py", "logfmt.py", "report.py", "text.py", "arguments.py"):
-            shutil.copy(str(ROOT / "mobilenetv3" / name), str(self.root / "mobilenetv3"))
+        shutil.copytree(str(ROOT / "mobilenetv3"), str(self.root / "mobilenetv3"),
+                        ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("train.py", "validate.py"):
             (self.root / name).write_text(STUB)
         for name in ("requirements.txt", "1.8_requirements.txt"):
