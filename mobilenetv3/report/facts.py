@@ -51,8 +51,8 @@ def figures(records: Records) -> List[Figure]:
     log, top = history.log, best(records)
     if top is not None:
         acc1, epoch, acc5 = top
-        about = ["best Acc@1"] + ([f"after {_epochs(epoch + 1)}"] if epoch is not None else [])
-        found.append(Figure(f"{acc1:.2f}", "%", ", ".join(about)))
+        about = "best Acc@1" if epoch is None else f"Acc@1 after {_epochs(epoch + 1)}"
+        found.append(Figure(f"{acc1:.2f}", "%", about))
         if acc5 is not None and math.isfinite(acc5):
             found.append(Figure(f"{acc5:.2f}", "%", "Acc@5 of the same weights"))
     if log.fps is not None:
@@ -66,7 +66,9 @@ def figures(records: Records) -> List[Figure]:
             found.append(Figure(trained, f"of {log.run.epochs}", "epochs trained"))
         else:
             found.append(Figure(f"{last.step:,}", "", "steps trained"))
-        found.append(Figure(f"{last.line.loss_avg:.4f}", "nats", "training loss, last epoch"))
+        loss = last.line.loss_avg
+        found.append(Figure(f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}", "nats",
+                            "training loss, last epoch"))
     seconds = sum(value for value in (record.get("seconds") for record in records.epochs)
                   if isinstance(value, (int, float)) and 0 <= value < 1e12)
     if seconds:

@@ -19,9 +19,14 @@ def figure(panel: Panel, curves: Curves, names: Sequence[str]) -> Dict[str, Any]
     """
     marks = [{"run": mark.run, "x": mark.x, "text": label(f"{names[mark.run]}: {mark.text}")}
              for mark in curves.marks]
-    return {"key": panel.key, "title": panel.title, "unit": panel.unit, "isLog": panel.is_log,
-            "fromZero": panel.from_zero, "x": curves.x_title, "marks": marks,
+    return {"key": panel.key, "title": panel.title, "unit": panel.unit, "scale": panel.scale,
+            "fromZero": panel.from_zero, "x": curves.x_title, "end": _end(curves), "marks": marks,
             "traces": [trace(series, names) for series in panel.series]}
+
+
+def _end(curves: Curves) -> float:
+    """Where the x axes of all panels end."""
+    return max((x for panel in curves.panels for one in panel.series for x in one.x), default=1)
 
 
 def trace(series: Series, names: Sequence[str]) -> Dict[str, Any]:

@@ -8,6 +8,8 @@
   const coarse = window.matchMedia("(pointer: coarse)").matches;
   const config = { displayModeBar: false, responsive: true, doubleClick: "reset" };
 
+  const whole = (figure) => [0, figure.end * 1.015];
+
   function layout(figure) {
     const rule = colour("rule"), dim = colour("dim"), ink = colour("ink"), paper = colour("paper");
     const axis = { gridcolor: rule, zerolinecolor: rule, linecolor: rule, tickfont: { color: dim, size: 12 },
@@ -19,10 +21,10 @@
       font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 12.5 },
       hoverlabel: { bgcolor: paper, bordercolor: rule, font: { color: ink, size: 12.5 }, namelength: 60, align: "left" },
       xaxis: Object.assign({ title: { text: figure.x, font: { color: dim, size: 12 }, standoff: 6 },
-        rangemode: "nonnegative", hoverformat: figure.x === "epochs" ? ".2f" : ",d", showgrid: false }, axis),
-      yaxis: Object.assign({ type: figure.isLog ? "log" : "linear", rangemode: figure.fromZero ? "tozero" : "normal",
-        dtick: figure.isLog ? Math.log10(2) : undefined, tickformat: figure.isLog ? ",d" : undefined,
-        hoverformat: figure.key === "lr" ? ".4g" : figure.isLog ? ",d" : ".4~f", nticks: 6 }, axis),
+        range: whole(figure), hoverformat: figure.x === "epochs" ? ".2f" : ",d", showgrid: false }, axis),
+      yaxis: Object.assign({ type: figure.scale ? "log" : "linear", rangemode: figure.fromZero ? "tozero" : "normal",
+        dtick: figure.scale === "log2" ? Math.log10(2) : undefined, tickformat: { log2: ",d", log: ".2~g" }[figure.scale],
+        hoverformat: figure.key === "lr" ? ".4g" : figure.scale === "log2" ? ",d" : ".4~f", nticks: 6 }, axis),
       shapes: marks.map((mark) => ({ type: "line", x0: mark.x, x1: mark.x, yref: "paper", y0: 0, y1: 1,
         line: { color: dim, width: 1, dash: "dash" } })),
       annotations: marks.slice(0, 12).map((mark) => ({ x: mark.x, yref: "paper", y: 1, yanchor: "bottom", yshift: -4,
@@ -48,7 +50,7 @@
   function draw() {
     figures.forEach((figure, place) => {
       const own = layout(figure);
-      if (zoom.range) { own.xaxis.range = zoom.range; own.xaxis.autorange = false; }
+      if (zoom.range) { own.xaxis.range = zoom.range; }
       Plotly.react(plots[place], traces(figure), own, config);
     });
     drawMatrices();
@@ -58,12 +60,13 @@
   let isMoving = false;
   function follow(place, event) {
     if (isMoving) return;
-    let range = null;
-    if ("xaxis.range[0]" in event) range = [event["xaxis.range[0]"], event["xaxis.range[1]"]];
-    else if (!event["xaxis.autorange"]) return;
-    zoom.range = range;
+    if (!("xaxis.range[0]" in event || "xaxis.range" in event)) return;
+    const range = event["xaxis.range"] || [event["xaxis.range[0]"], event["xaxis.range[1]"]];
+    const end = whole(figures[place])[1];
+    zoom.range = Math.abs(range[0]) < 1e-6 * end && Math.abs(range[1] - end) < 1e-6 * end ? null : range;
     isMoving = true;
-    const change = range ? { "xaxis.range": range } : { "xaxis.autorange": true, "yaxis.autorange": true };
+    const change = { "xaxis.range": range };
+    if (!zoom.range) change["yaxis.autorange"] = true;
     Promise.all(plots.map((plot, other) => other === place ? null : Plotly.relayout(plot, change)))
       .then(() => { isMoving = false; });
   }
@@ -127,7 +130,6 @@
   draw();
   plots.forEach((plot, place) => {
     plot.on("plotly_relayout", (event) => follow(place, event));
-    plot.on("plotly_doubleclick", () => follow(place, { "xaxis.autorange": true }));
   });
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   document.documentElement.dataset.drawn = "yes";

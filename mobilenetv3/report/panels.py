@@ -7,6 +7,8 @@ from .history import History, Point
 
 MOST_POINTS = 2000
 """Points of a series that are drawn; of more, the least and the greatest of each stretch."""
+PEAK = 10.0
+"""Times the median above which a loss is drawn on a logarithmic axis."""
 _VALIDATION = re.compile(r"val_(loss|acc1|acc5)(?:_(\w{1,40}))?")
 
 
@@ -32,7 +34,8 @@ class Panel(NamedTuple):
     title: str
     unit: str
     series: List[Series]
-    is_log: bool = False
+    scale: str = ""
+    """Of the y axis: "", "log" or "log2"."""
     from_zero: bool = False
 
 
@@ -82,7 +85,7 @@ def curves(histories: Sequence[History]) -> Curves:
         Panel("lr", "Learning rate", "", each(
             lambda run: run.values(lambda line: line.lr)), from_zero=True),
         Panel("scale", "Loss scale", "", each(
-            lambda run: run.values(lambda line: line.scale)), is_log=True),
+            lambda run: run.values(lambda line: line.scale)), scale="log2"),
         Panel("fps", "Throughput", "images/s", each(
             lambda run: run.steps("fps", lambda line: line.rate),
             lambda run: run.values(lambda line: line.fps)), from_zero=True),
@@ -91,6 +94,8 @@ def curves(histories: Sequence[History]) -> Curves:
             lambda run: run.means(_mean_data_share)), from_zero=True),
     ]
     panels = [panel for panel in panels if panel.series and not _says_nothing(panel)]
+    panels = [panel._replace(scale="log") if panel.key == "loss" and _has_peaks(panel) else panel
+              for panel in panels]
     longest = max((len(one.x) for panel in panels for one in panel.series), default=0)
     thin = [panel._replace(series=[thinned(one) for one in panel.series]) for panel in panels]
     return Curves(thin, [mark for run in drawn for mark in run.marks()],
@@ -202,6 +207,12 @@ def _says_nothing(panel: Panel) -> bool:
     """A loss scale that is 1 throughout: there is none."""
     return panel.key == "scale" and all(
         value == 1.0 for series in panel.series for value in series.y)
+
+
+def _has_peaks(panel: Panel) -> bool:
+    """Whether some values are so large that the others would lie on the axis."""
+    values = sorted(value for series in panel.series for value in series.y if value is not None)
+    return bool(values) and values[0] > 0 and values[-1] > PEAK * values[len(values) // 2]
 
 
 def thinned(series: Series) -> Series:

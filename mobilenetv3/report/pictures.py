@@ -125,6 +125,7 @@ def _drawn(panels: Sequence[Panel], curves: Curves, names: Sequence[str], theme:
 
 
 def _panel(axes, panel: Panel, curves: Curves, colours: Dict[str, str]) -> None:
+    end = max(x for one in curves.panels for series in one.series for x in series.x)
     axes.set_facecolor(colours["paper"])
     title = f"{panel.title}, {panel.unit}" if panel.unit else panel.title
     axes.set_title(title, loc="left", fontsize=10.5, color=colours["ink"], fontweight="bold")
@@ -133,8 +134,9 @@ def _panel(axes, panel: Panel, curves: Curves, colours: Dict[str, str]) -> None:
         axes.axvline(mark.x, color=colours["dim"], linewidth=0.8, linestyle=(0, (4, 3)))
     for series in panel.series:
         _series(axes, series, colours)
-    if panel.is_log:
-        axes.set_yscale("log", **{"base": 2})
+    axes.set_xlim(0, 1.015 * end)
+    if panel.scale:
+        axes.set_yscale("log", base=2 if panel.scale == "log2" else 10)
     elif panel.from_zero:
         axes.set_ylim(bottom=0)
     axes.grid(True, color=colours["rule"], linewidth=0.7)

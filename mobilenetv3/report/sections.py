@@ -4,7 +4,7 @@ from typing import List, Optional, Sequence
 from . import classes, facts, figures, result
 from .markup import Html, data, el, join
 from .palette import CURVES
-from .panels import Curves
+from .panels import Curves, Panel
 from .records import Example, Records
 
 WORST, CONFUSED = 15, 10
@@ -58,7 +58,7 @@ def curves(found: Curves, names: Sequence[str]) -> Html:
     if not found.panels:
         return el("div", "The log holds no training step and no validation yet.",
                   class_="card empty")
-    panels = [el("div", el("h3", panel.title, el("span", panel.unit)),
+    panels = [el("div", el("h3", panel.title, el("span", _unit(panel))),
                  el("div", id=f"plot-{panel.key}", class_="plot"), class_="card")
               for panel in found.panels]
     hints = ["Drag to zoom in, double-click to go back."]
@@ -69,6 +69,10 @@ def curves(found: Curves, names: Sequence[str]) -> Html:
         hints.append("↻ a run went on after it had been stopped.")
     return join(_legend(found, names), el("div", panels, class_="curves"),
                 el("p", " ".join(hints), class_="small dim", style="margin:12px 2px 0"))
+
+
+def _unit(panel: Panel) -> str:
+    return ", ".join(filter(None, (panel.unit, "logarithmic" if panel.scale else "")))
 
 
 def _legend(found: Curves, names: Sequence[str]) -> Html:

@@ -91,7 +91,7 @@ def test_chief_figures(tmp_path):
     (folder / "metrics.jsonl").write_text(
         '{"epoch": 0, "seconds": 61}\n{"epoch": 1, "seconds": 60}')
     assert [(one.value, one.unit, one.about) for one in facts.figures(read(folder))] == [
-        ("80.00", "%", "best Acc@1, after 3 epochs"), ("95.00", "%", "Acc@5 of the same weights"),
+        ("80.00", "%", "Acc@1 after 3 epochs"), ("95.00", "%", "Acc@5 of the same weights"),
         ("80.0", "images/s", "training, after the warm-up"), ("3", "of 3", "epochs trained"),
         (f"{loss(2, 3) + 0.5:.4f}", "nats", "training loss, last epoch"),
         ("2:01", "min", "training and validation"),
