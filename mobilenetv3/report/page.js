@@ -16,7 +16,7 @@
       automargin: true, fixedrange: coarse };
     const marks = figure.marks.filter((mark) => !hidden.runs.has(mark.run));
     return {
-      margin: { l: 46, r: 12, t: 8, b: 40 }, showlegend: false, hovermode: "x unified",
+      margin: { l: 46, r: 12, t: marks.length ? 20 : 8, b: 40 }, showlegend: false, hovermode: "x unified",
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: coarse ? false : "zoom",
       font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 12.5 },
       hoverlabel: { bgcolor: paper, bordercolor: rule, font: { color: ink, size: 12.5 }, namelength: 60, align: "left" },
@@ -27,7 +27,7 @@
         hoverformat: figure.key === "lr" ? ".4g" : figure.scale === "log2" ? ",d" : ".4~f", nticks: 6 }, axis),
       shapes: marks.map((mark) => ({ type: "line", x0: mark.x, x1: mark.x, yref: "paper", y0: 0, y1: 1,
         line: { color: dim, width: 1, dash: "dash" } })),
-      annotations: marks.slice(0, 12).map((mark) => ({ x: mark.x, yref: "paper", y: 1, yanchor: "bottom", yshift: -4,
+      annotations: marks.slice(0, 12).map((mark) => ({ x: mark.x, yref: "paper", y: 1, yanchor: "bottom", yshift: -2,
         showarrow: false, text: "↻", hovertext: mark.text, font: { color: dim, size: 14 }, captureevents: true })),
     };
   }
@@ -92,7 +92,7 @@
     const labels = used.map((row) => found.short[row]);
     const small = n <= 20 ? used.flatMap((row, place) => [...rows[row]].map((images, column) => images ? {
       x: column, y: place, text: images.toLocaleString("en"), showarrow: false,
-      font: { size: element.clientWidth < 480 ? 8.5 : n > 12 ? 10 : 12, color: images / sums[row] > 0.2 ? colour("paper") : ink } } : null).filter(Boolean)) : [];
+      font: { size: element.clientWidth / n < 45 ? 8.5 : n > 12 ? 10 : 12, color: images / sums[row] > 0.2 ? colour("paper") : ink } } : null).filter(Boolean)) : [];
     const ticks = (texts) => found.isNamed ? { tickmode: "array", tickvals: texts.map((_, i) => i),
       ticktext: texts } : {};
     const axis = { tickfont: { color: dim, size: n > 25 ? 10 : 12 }, showgrid: false, zeroline: false, automargin: true,

@@ -137,6 +137,8 @@ def _panel(axes, panel: Panel, curves: Curves, colours: Dict[str, str]) -> None:
     axes.set_xlim(0, 1.015 * end)
     if panel.scale:
         axes.set_yscale("log", base=2 if panel.scale == "log2" else 10)
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
     elif panel.from_zero:
         axes.set_ylim(bottom=0)
     axes.grid(True, color=colours["rule"], linewidth=0.7)
@@ -186,5 +188,9 @@ def _legend(panels: Sequence[Panel], curves: Curves, names: Sequence[str],
 
 def _short(name: str) -> str:
     """A name that matplotlib takes as it is: it leaves out those with a _ in front."""
-    name = printable(name, 40).replace("$", r"\$")
+    import matplotlib
+
+    name = printable(name, 40)
+    if "text.parse_math" not in matplotlib.rcParams:  # before 3.6
+        name = name.replace("$", r"\$")
     return " " + name if name.startswith("_") else name

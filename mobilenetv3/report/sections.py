@@ -128,7 +128,7 @@ def recognised(one: Records) -> Html:
     matrix = el("div", el("h3", "Confusion matrix"),
                 el("p", "Each row is a class; colours are shares of its images.",
                    class_="small dim"),
-                el("div", class_="matrix"),
+                el("div", class_="matrix", style=f"max-width:{min(760, 160 + 90 * len(names))}px"),
                 el("script", data(figures.confusion(names, found.counts)),
                    type="application/json"), class_="card")
     return el("div", matrix, el("div", lists, el("div", style="height:26px"), confused,

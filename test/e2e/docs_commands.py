@@ -76,6 +76,9 @@ EXCEPTIONS = [
                "parser"),
     NotRun(r"python test/fuzz/", "takes minutes; test_fuzz.py and test_fuzz_images.py run a "
                "short form", "parser"),
+    NotRun(r"python docs/refresh.py", "writes the README anew; test_docs_results.py has what it "
+           "would write", "parser"),
+    NotRun(r"python test/unit/chromium.py", "needs Chromium; test_report_page.py has it", "parser"),
     NotRun(r"python test/e2e/crash.py", "takes minutes; test_crash.py kills three runs",
                "parser"),
     NotRun(r"python train.py .*--dataset_download", "fetches CIFAR-10 and weights; "

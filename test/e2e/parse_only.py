@@ -28,7 +28,7 @@ def main():
         sys.argv.pop(0)
     program = sys.argv[0]
     if is_module or os.path.basename(os.path.dirname(os.path.abspath(program))) in (
-            "benchmarks", "fuzz", "e2e"):
+            "benchmarks", "docs", "e2e", "fuzz", "unit"):
         parse = argparse.ArgumentParser.parse_args
 
         def parse_and_end(self, *arguments, **named):
