@@ -87,6 +87,7 @@ PUBLISHED = {
     "mobilenetv2_100_ascend_8p": (71.3, None, 8 * 512, 600, 0.4, 1e-4),
     # timm: results-imagenet.csv; training_script.mdx; issue 1021
     "mobilenetv3_large_100_timm_ra": (75.784, 92.528, 2 * 512, 600, 0.064, 1e-5),
+    "mobilenetv3_large_100_timm_ra4": (76.310, 92.842, None, 3600, None, None),
     "mobilenetv3_rw_timm_rmsp": (75.616, 92.696, None, None, None, None),
     "mobilenetv3_small_100_timm_lamb": (67.636, 87.638, None, 450, 0.005, 0.1),
     "mobilenetv3_small_075_timm_lamb": (65.284, 85.462, None, 450, 0.005, None),
@@ -156,3 +157,63 @@ def test_torchvisions_second_recipe_trains_and_scores_at_its_two_sizes():
     # Every 32 updates their average keeps 1 - 2e-5 x 1024 x 32 / 600 of itself: this, 32 times.
     theirs = (1 - 2e-5 * 1024 * 32 / 600) ** (1 / 32)
     assert cfg.model_ema_decay == pytest.approx(theirs, abs=1e-6)
+
+
+IMAGES = 1_281_167  # of ImageNet's training set
+FPS = {  # published for a recipe, by its own publisher, images/s of all cards
+    "mobilenetv3_large_100_ascend_1p": 1660, "mobilenetv3_large_100_ascend_8p": 6879,
+    "mobilenetv3_large_100_ascend_contrib_8p": 9638, "mobilenetv2_100_ascend_8p": 13477,
+    "mobilenetv3_large_100_mindcv": 10550, "mobilenetv3_small_100_mindcv": 11068,
+    "mobilenetv2_075_mindcv": 11726,
+}
+STAND_INS = {"mobilenetv3_large_100": 10550, "mobilenetv3_small_100": 11068,
+             "mobilenetv2_100": 13477}
+
+
+def hours_of(path):
+    """(cards, hours, FPS, whose FPS) that the header of a recipe tells."""
+    found = re.search(r"^# Hours on (\d) cards?: +([\d.]+) at (\d+) img/s, (.+)\n"
+                      r"# +\(epochs x 1,281,167 / FPS, without validation\)$",
+                      path.read_text(encoding="utf-8"), re.M)
+    return int(found.group(1)), float(found.group(2)), int(found.group(3)), found.group(4)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_hours_of_a_recipe_follow_from_its_epochs_and_a_published_rate(path):
+    cards, hours, fps, whose = hours_of(path)
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    epochs = recipe["epochs"] + recipe.get("cooldown_epochs", 0)
+    assert hours == round(epochs * IMAGES / fps / 3600, 1)
+    assert cards == (1 if path.stem.endswith("_1p") else 8)
+    if path.stem in FPS:
+        assert fps == FPS[path.stem] and whose.endswith("'s for this recipe")
+    else:
+        network = re.fullmatch(r"a stand-in: [\w ]+'s for (\w+)", whose).group(1)
+        assert fps == STAND_INS[network]
+        kind = "mobilenetv2" if path.stem.startswith("mobilenetv2") else (
+            "small" if "small" in path.stem else "large")
+        assert kind in network
+
+
+@pytest.mark.parametrize("page", ["recipes.md", "recipes.zh-CN.md"])
+def test_the_page_of_recipes_has_the_numbers_of_the_files(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(mobilenetv\d/\w+)` \| (.*) \|$", text, re.M))
+    assert {Path(name).name for name in rows} == {path.stem for path in RECIPES}
+    for path in RECIPES:
+        cells = [cell.strip() for cell in rows[f"{path.parent.name}/{path.stem}"].split("|")]
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        acc1, acc5, *_ = PUBLISHED[path.stem]
+        assert [float(n) for n in re.findall(r"[\d.]+", cells[1])] == [
+            n for n in (acc1, acc5) if n is not None]
+        update = recipe["batch_size"] * recipe.get("grad_accum_steps", 1)
+        assert cells[2:4] == [str(recipe["epochs"]), str(update)]
+        _, hours, fps, whose = hours_of(path)
+        mark = "~" if "stand-in" in whose else ""
+        assert cells[4] == f"{mark}{fps}" and cells[5].startswith(f"{mark}{hours}")
+    budget = re.findall(r"^\| [^|]+ \| (~?[\d.]+) \| `(mobilenetv\d/\w+)`[^|]* \| ([\d.]+) \|$",
+                        text, re.M)
+    assert len(budget) == 9
+    for hours, name, acc1 in budget:
+        assert rows[name].split(" | ")[-1] == hours
+        assert float(acc1) == PUBLISHED[Path(name).name][0]
