@@ -1,4 +1,5 @@
 """train.py as a user runs it, on the built-in demo set."""
+import json
 import os
 import signal
 import subprocess
@@ -263,6 +264,25 @@ def test_evaluate_scores_the_weights_and_leaves_nothing_behind(whole, script, tm
     best = max(record["val_acc1"] for record in metrics(whole[0]))
     assert result.lines(" * Acc@1")[0].startswith(f" * Acc@1 {best:.3f} ")
     assert not os.listdir(str(tmp_path))
+
+
+def test_the_best_validation_is_kept_and_an_evaluation_with_a_folder_finds_the_same(
+        whole, script, tmp_path, metrics):
+    def seen(folder):
+        return json.loads((folder / "validation.json").read_text())
+
+    best = max(metrics(whole[0]), key=lambda record: record["val_acc1"])
+    kept = seen(whole[0])
+    assert {name: kept[name] for name in best if name.startswith("val_")} == {
+        name: value for name, value in best.items() if name.startswith("val_")}
+    assert sum(row[2] for row in kept["confusion"]) == 360
+    right = sum(images for true, predicted, images in kept["confusion"] if true == predicted)
+    assert right / 3.6 == pytest.approx(best["val_acc1"])
+    result = script("train.py", *SMALL, "--evaluate", "--resume", whole[0] / checkpoint.BEST,
+                    "--output", tmp_path / "scored")
+    assert result.status == 0, result.err
+    found = seen(tmp_path / "scored")
+    assert all(found[name] == kept[name] for name in found)
 
 
 def test_the_configuration_is_saved_with_all_options(whole):

@@ -109,6 +109,17 @@ def test_several_runs_are_overlaid_and_each_can_be_hidden(show, tmp_path):
     assert browser.errors() == []
 
 
+def test_zooming_one_panel_moves_all_and_going_back_too(show, tmp_path):
+    browser = show(write(tmp_path / "run", whole()))
+    ranges = ("['loss', 'lr'].map((key) => "
+              "document.getElementById('plot-' + key).layout.xaxis.range)")
+    for wanted in ([1, 2], [0, 3 * 1.015]):  # the whole reaches a little beyond 3 epochs
+        browser.run("Plotly.relayout('plot-acc1', {'xaxis.range[0]': arguments[0], "
+                    "'xaxis.range[1]': arguments[1]}) && null", *wanted)
+        browser.wait(f"JSON.stringify({ranges}) === '{json.dumps([wanted] * 2)}'.replace(/ /g, '')")
+    assert browser.errors() == []
+
+
 def test_a_resumed_run_shows_where_and_what_was_made_again(show, tmp_path):
     browser = show(write(tmp_path / "run", resumed()))
     found = drawn(browser, "loss")
