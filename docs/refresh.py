@@ -17,9 +17,9 @@ sys.path.insert(0, str(DOCS.parent))
 from mobilenetv3.files import write_atomically  # noqa: E402
 from mobilenetv3.report import panels, pictures, records, table  # noqa: E402
 
-RUNS = ("demo_full_1p", "demo_performance_1p", "demo_full_8p")
+RUNS = ("demo_full_1p", "demo_performance_1p", "demo_full_8p", "cifar10_small")
 """Rows of the table, in this order."""
-DRAWN, PANELS = "demo_full_1p", ("loss", "acc1", "lr")
+DRAWN, PANELS = "cifar10_small", ("loss", "acc1", "lr")
 """The run in the picture, and what of it."""
 PICTURES = {"light": DOCS / "pictures/curves.png", "dark": DOCS / "pictures/curves-dark.png"}
 PAGES = (DOCS.parent / "README.md", DOCS.parent / "README.zh-CN.md")
