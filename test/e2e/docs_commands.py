@@ -95,7 +95,7 @@ EXCEPTIONS = [
 # What is appended, and so wins, where a command as it stands would take long; by program.
 SHORTER = {
     "train.py": "--device cpu --max_steps 2 --batch_size 8 --img_size 32 --workers 0",
-    "validate.py": "--device cpu --workers 0",
+    "validate.py": "--device cpu --batch_size 8 --workers 0",
     "predict.py": "--device cpu",
     "export.py": "",
     "mobilenetv3.average": "",
