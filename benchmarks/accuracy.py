@@ -212,21 +212,26 @@ def recipes_table(store):
     return measure.grid(lines)
 
 
+def within(scores, others, apart):
+    """Whether means are no farther apart than twice the standard error of their difference."""
+    if len(scores) < 2 or len(others) < 2:
+        return "one seed tells nothing"
+    error = 2 * math.sqrt(statistics.variance(scores) / len(scores)
+                          + statistics.variance(others) / len(others))
+    return f"{'yes' if abs(apart) <= error else 'NO'} (± {error:.2f})"
+
+
 def changes_table(store):
     plain = [row["acc1"] for row in store.of("changes", name=changes.FLOAT32)]
     lines = [["fine-tuning", "seeds", "Acc@1, %", "to float32", "within seed noise"]]
     for name in changes.WAYS:
         rows = store.of("changes", name=name)
         scores = [row["acc1"] for row in rows]
-        if len(scores) < 2 or len(plain) < 2:
+        if not scores or not plain:
             continue
         apart = statistics.mean(scores) - statistics.mean(plain)
-        # Twice the standard error of a difference of two such means.
-        error = 2 * math.sqrt(statistics.variance(scores) / len(scores)
-                              + statistics.variance(plain) / len(plain))
         bits = [row["same_bits"] for row in rows if "same_bits" in row]
-        told = "the same bits" if bits and all(bits) else (
-            f"{'yes' if abs(apart) <= error else 'NO'} (± {error:.2f})")
+        told = "the same bits" if bits and all(bits) else within(scores, plain, apart)
         lines.append([name, ", ".join(str(row["seed"]) for row in rows), spread(scores),
                       "-" if name == changes.FLOAT32 else f"{apart:+.2f}",
                       "-" if name == changes.FLOAT32 else told])

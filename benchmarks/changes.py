@@ -18,10 +18,11 @@ from mobilenetv3 import logfmt
 ROOT = Path(__file__).resolve().parents[1]
 BASE_EPOCHS, EPOCHS = 6, 6
 COMMON = ["--model", "mobilenetv3_small_100", "--stem_stride", 1, "--img_size", 32, "--crop_pct", 1,
-          "--scale", 0.5, 1, "--batch_size", 128, "--workers", 0, "--opt", "sgd", "--sched",
+          "--scale", 0.5, 1, "--workers", 0, "--opt", "sgd", "--sched",
           "cosine", "--sched_on_updates", "--filter_bias_and_bn", "--weight_decay", 5e-4,
-          "--smoothing", 0.1, "--print_freq", 20]
-FINE = ["--lr", 0.02, "--epochs", EPOCHS]
+          "--smoothing", 0.1, "--print_freq", 100]
+BASE = ["--batch_size", 128, "--lr", 0.2, "--epochs", BASE_EPOCHS]
+FINE = ["--batch_size", 32, "--lr", 0.02, "--epochs", EPOCHS]
 FLOAT32, RESUMED = "float32", "float32, stopped and resumed"
 WAYS: Dict[str, List] = {
     FLOAT32: [],
@@ -47,8 +48,8 @@ def halves(images: Path, folder: Path, per_class: int):
 def base_weights(place: Path, folder: Path, device: str) -> Path:
     """Train on the first half; returns the checkpoint."""
     output = folder / "base run"
-    processes.run(ROOT / "train.py", "--data_path", place, "--device", device, *COMMON, "--lr", 0.2,
-                  "--epochs", BASE_EPOCHS, "--skip_validation", "--output", output)
+    processes.run(ROOT / "train.py", "--data_path", place, "--device", device, *COMMON, *BASE,
+                  "--skip_validation", "--output", output)
     return output / "checkpoint.pth.tar"
 
 

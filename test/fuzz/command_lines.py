@@ -15,7 +15,7 @@ import sys
 import common
 from common import Case, check_sentence, judge_all
 
-from mobilenetv3 import config, options, report
+from mobilenetv3 import config, options, report, yamlfile
 from mobilenetv3.arguments import Boolean, Choice, Flag, Number, PathOrFlag
 from mobilenetv3.convert import __main__ as convert_main
 from mobilenetv3.models import __main__ as models_main
@@ -186,7 +186,7 @@ def _parse(name, argv):
 def _compare(parser, found, known):
     defaults, demo = parser.defaults(), {}
     if parser.trains and found.config:
-        demo = config.read(parser, found.config)
+        demo = yamlfile.read(parser, found.config)
     for dest, value in known.items():
         if dest == "data":
             dest = "data_path"

@@ -7,7 +7,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 RANKS = {
-    "host": 0, "cpus": 0, "device": 0, "arguments": 0, "config": 0, "options": 0, "logfmt": 0,
+    "host": 0, "cpus": 0, "device": 0, "arguments": 0, "checks": 0, "config": 0, "yamlfile": 0,
+    "options": 0, "logfmt": 0,
     "scaling": 0,
     "files": 0, "faults": 0, "metrics": 0, "checkpoint": 0, "entry": 0, "gradients": 0, "atc": 0,
     "peers": 0,
@@ -25,6 +26,7 @@ RANKS = {
 }
 # Inside rank 0, and inside the two packages, the arrows that are allowed.
 WITHIN = {("device", "host"), ("cpus", "host"), ("options", "arguments"), ("config", "arguments"),
+          ("config", "checks"), ("config", "yamlfile"), ("yamlfile", "arguments"),
           ("config", "files"), ("config", "text"), ("arguments", "text"), ("entry", "text"),
           ("entry", "peers"), ("entry", "faults"), ("checkpoint", "files"),
           ("inference", "prepare"),
@@ -49,7 +51,8 @@ INSIDE = {
                "records", "facts", "figures", "pictures", "sections", "page", "follow", "command",
                "__init__", "__main__"],
 }
-LIGHT = ("arguments", "config", "options/__init__", "options/model", "options/data",
+LIGHT = ("arguments", "checks", "config", "yamlfile", "options/__init__",
+         "options/model", "options/data",
          "options/optimizer", "options/run", "options/export", "options/predict", "atc", "logfmt",
          "live", "entry", "files", "text",
          *(f"report/{name}" for name in INSIDE["report"]))
