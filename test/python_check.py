@@ -31,6 +31,10 @@ def numbers(version):
 
 
 def is_met(line):
+    line, _, condition = line.partition(";")
+    newer = re.fullmatch(r"""\s*python_version >= ["']([\d.]+)["']\s*""", condition)
+    if newer and sys.version_info < numbers(newer.group(1)):
+        return True  # not wanted here
     name = re.match(r"[\w.-]+", line).group()
     bound = re.search(r"[>=]=\s*([\d.]+)", line)
     found = version_of(name)
