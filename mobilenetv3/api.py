@@ -14,8 +14,7 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from mobilenetv3 import config as configs
-from mobilenetv3 import convert, models, options
+from mobilenetv3 import convert, models, options, yamlfile
 from mobilenetv3 import device as devices
 from mobilenetv3.inference import class_names, classify, inference_model
 from mobilenetv3.options.data import PREPARE
@@ -168,7 +167,7 @@ def _stated(config: Union[None, PathLike, Dict[str, Any]]) -> _Stated:
 
 def _from_yaml(path: str) -> _Stated:
     parser = options.train_parser()
-    given = configs.read(parser, path)
+    given = yamlfile.read(parser, path)
     given = {name: value for name, value in given.items() if value is not None}
     model = {ours: given[name] for name, ours in _MODEL_OPTIONS.items() if name in given}
     if given.get("dataset") in _CLASS_COUNTS:
