@@ -136,12 +136,11 @@ def chosen(store, model, minutes):
 def cost_of(options, store, case, place):
     """Minutes before the first step and of a step, measured once for a results file."""
     kept = store.of("cost", case=case.key, device=options.device)
-    if not kept:
-        fixed, step = budget.cost(case, place)
-        store.add("cost", {"case": case.key, "device": options.device, "fixed": fixed,
-                           "step": step})
-        kept = store.of("cost", case=case.key, device=options.device)
-    return kept[-1]["fixed"], kept[-1]["step"]
+    if kept:
+        return kept[-1]["fixed"], kept[-1]["step"]
+    fixed, step = budget.cost(case, place)
+    store.add("cost", {"case": case.key, "device": options.device, "fixed": fixed, "step": step})
+    return fixed, step
 
 
 def train(options, store, part, case, seed, minutes, costs, place):

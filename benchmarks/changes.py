@@ -13,8 +13,6 @@ from typing import Dict, List
 
 import processes
 
-from mobilenetv3 import logfmt
-
 ROOT = Path(__file__).resolve().parents[1]
 BASE_EPOCHS, EPOCHS = 6, 6
 COMMON = ["--model", "mobilenetv3_small_100", "--stem_stride", 1, "--img_size", 32, "--crop_pct", 1,
@@ -61,10 +59,7 @@ def fine_tune(way: str, weights: Path, place: Path, output: Path, seed: int, dev
     if way == RESUMED:
         interrupt([*command, *start], output)
         start = ["--resume", "auto"]
-    text = processes.run(*command, *start)
-    scores = [record.acc1 for record in map(logfmt.parse, text.splitlines())
-              if isinstance(record, logfmt.Accuracy)]
-    return scores[-1]
+    return processes.acc1(processes.run(*command, *start))
 
 
 def interrupt(command: List, output: Path) -> None:

@@ -51,3 +51,16 @@ def fps(text: str) -> float:
     if not found:
         raise Failed("train.py printed no FPS")
     return found[-1]
+
+
+def acc1(text: str) -> float:
+    """The last validation's Acc@1 in what train.py printed, of the weights that count.
+
+    Raises:
+        Failed: there is none.
+    """
+    found = [record.acc1 for record in map(logfmt.parse, text.splitlines())
+             if isinstance(record, logfmt.Accuracy)]
+    if not found:
+        raise Failed("train.py printed no accuracy")
+    return found[-1]

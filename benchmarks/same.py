@@ -21,8 +21,6 @@ import measure  # noqa: E402
 import pictures  # noqa: E402
 import processes  # noqa: E402
 
-from mobilenetv3 import logfmt  # noqa: E402
-
 LOOPS = Path(__file__).resolve().with_name("loops.py")
 SPEEDUPS = {  # options of train.py: without it, with it
     "decode": (["--decode=exact"], ["--decode=fast"]),
@@ -124,11 +122,10 @@ def accuracies(chosen, speedups, folder):
         for case, on in ((OFF, ()), (ON, speedups)):
             text = processes.run(LOOPS, "whole", *command(chosen, on, seed), "--print_freq", 100,
                                  "--output", folder / f"{case} {seed}")
-            scores = [record.acc1 for record in map(logfmt.parse, text.splitlines())
-                      if isinstance(record, logfmt.Accuracy)]
+            score = processes.acc1(text)
             rows.append({"name": f"{case}, seed {seed}", "images_per_second": processes.fps(text),
-                         "ratio": None, "ratio_to": f"{OFF}, seed {seed}", "acc1": scores[-1]})
-            print(f"{rows[-1]['name']}: Acc@1 {scores[-1]:.2f}", file=sys.stderr, flush=True)
+                         "ratio": None, "ratio_to": f"{OFF}, seed {seed}", "acc1": score})
+            print(f"{rows[-1]['name']}: Acc@1 {score:.2f}", file=sys.stderr, flush=True)
     by_name = {row["name"]: row for row in rows}
     for row in rows:
         row["ratio"] = row["images_per_second"] / by_name[row["ratio_to"]]["images_per_second"]
