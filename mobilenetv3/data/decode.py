@@ -12,13 +12,13 @@ Of ImageNet's photographs at 224 pixels, few of which are large, it is 0.06 over
 import math
 import re
 import threading
-from typing import NamedTuple, Sequence, Tuple, Union
+from typing import NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
 from PIL import Image
 
-from mobilenetv3.data.imagefile import BadImage, check_scans, jpeg_frame
+from mobilenetv3.data.imagefile import BadImage, JpegFrame, check_scans, jpeg_frame
 from mobilenetv3.device import TORCH_VERSION
 
 try:
@@ -43,6 +43,14 @@ TAIL = 256
 
 class Refused(Exception):
     """Not for this decoder: another format, CMYK, cut short or damaged; Pillow has to look."""
+
+
+class Header(NamedTuple):
+    """What a JPEG says of itself before its pixels."""
+
+    height: int
+    width: int
+    frame: JpegFrame
 
 
 class Box(NamedTuple):
@@ -75,8 +83,8 @@ def describe() -> str:
     return f"JPEG by simplejpeg {simplejpeg.__version__}, resized by {resize}"
 
 
-def image_size(data: bytes) -> Tuple[int, int]:
-    """Height and width, as the JPEG's header has them.
+def read_header(data: bytes) -> Header:
+    """The size, and where what says it is.
 
     Raises:
         Refused: it is not a JPEG that `crop` takes.
@@ -96,17 +104,18 @@ def image_size(data: bytes) -> Tuple[int, int]:
         check_scans(data, frame, height * width)
     except BadImage as error:
         raise Refused from error
-    return height, width
+    return Header(height, width, frame)
 
 
-def crop(data: bytes, box: Box, side: int,
-         interpolation: str = "bilinear") -> Union[torch.Tensor, Image.Image]:
+def crop(data: bytes, box: Box, side: int, interpolation: str = "bilinear",
+         header: Optional[Header] = None) -> Union[torch.Tensor, Image.Image]:
     """Decode a part of a JPEG and resize it to a square.
 
     Args:
-        data: a whole JPEG that `image_size` took.
+        data: a whole JPEG that `read_header` took.
         box: inside the image.
         interpolation: "nearest", "bilinear" or "bicubic".
+        header: what `read_header` found, for callers that had to know the size.
 
     Returns:
         what resized it has made, which torchvision's flips take as it is: a uint8 tensor (3, side,
@@ -115,7 +124,7 @@ def crop(data: bytes, box: Box, side: int,
     Raises:
         Refused: the data is damaged.
     """
-    height, width = image_size(data)
+    height, width, frame = header or read_header(data)
     # A share of the size that still has a pixel for each of the result's.
     share = max(side / box.height, side / box.width)
     is_scaled = share <= 0.5 and interpolation != "nearest"  # which averages nothing
@@ -123,7 +132,7 @@ def crop(data: bytes, box: Box, side: int,
     below = 2 * (8 if is_scaled else 1)
     bottom = min(height, box.top + box.height + below)
     limits = {"min_width": math.ceil(width * share), "min_factor": 2.0} if is_scaled else {}
-    pixels = _pixels(_cut(data, bottom), height * width * 3, limits)
+    pixels = _pixels(_cut(data, frame, bottom), height * width * 3, limits)
     scale = round(8 * pixels.shape[1] / width) / 8
     if scale == 1 and _RESIZES_BY_TORCH and interpolation != "nearest":
         return _resize_by_torch(pixels, box, side, interpolation)
@@ -175,14 +184,13 @@ def _resize_by_pillow(pixels: np.ndarray, box: Sequence[float], side: int,
     return part.resize((side, side), _PIL[interpolation], edges)
 
 
-def _cut(data: bytes, rows: int) -> bytes:
+def _cut(data: bytes, frame: JpegFrame, rows: int) -> bytes:
     """The same JPEG, whose header says that it has so many rows.
 
     Rows are coded from the top, so the first ones come out unchanged. Only for JPEGs of one scan:
     of several each holds all rows.
     """
-    frame = jpeg_frame(data)
-    if frame is None or not frame.is_one_scan:
+    if not frame.is_one_scan:
         return data
     changed = bytearray(data)  # marker (2 bytes), length (2), precision (1), rows (2), ...
     changed[frame.position + 5 : frame.position + 7] = rows.to_bytes(2, "big")

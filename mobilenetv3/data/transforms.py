@@ -98,11 +98,11 @@ class TrainTransform:
         Raises:
             decode.Refused: it must be decoded in another way.
         """
-        height, width = decode.image_size(data)
+        header = decode.read_header(data)
         crop = self._crop()
-        sized = torch.empty(1, 1, 1).expand(1, height, width)  # all that get_params asks for
+        sized = torch.empty(1, 1, 1).expand(1, header.height, header.width)  # all that get_params asks for
         box = decode.Box(*map(int, crop.get_params(sized, crop.scale, crop.ratio)))
-        image = decode.crop(data, box, crop.size[0], crop.interpolation.value)
+        image = decode.crop(data, box, crop.size[0], crop.interpolation.value, header)
         for flip in self.flips:
             image = flip(image)
         if self.colour is None:

@@ -303,8 +303,8 @@ def _check_others(samples, path, is_read):
 def _is_taken_whole(content):
     """Whether the fast way takes it and looks at all of it."""
     try:
-        height, width = decode.image_size(content)
-        decode.crop(content, decode.Box(0, 0, height, width), SIDE)
+        header = decode.read_header(content)
+        decode.crop(content, decode.Box(0, 0, header.height, header.width), SIDE)
     except decode.Refused:
         return False
     return True

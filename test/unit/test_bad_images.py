@@ -186,7 +186,7 @@ def test_a_jpeg_of_many_scans_is_refused_where_they_would_take_long(count, size,
     with pytest.raises(imagefile.BadImage, match="in several scans"):
         imagefile.decode(content)
     with pytest.raises(decode.Refused):
-        decode.image_size(content)
+        decode.read_header(content)
 
 
 def test_scans_of_a_thumbnail_and_of_a_comment_are_not_counted():
@@ -207,7 +207,7 @@ def test_segments_as_no_encoder_writes_them_are_left_to_pillow(change):
     changed = change(jpeg, imagefile.jpeg_frame(jpeg))
     assert imagefile.jpeg_frame(changed) is None
     with pytest.raises(decode.Refused):
-        decode.image_size(changed + b"\xff\xd9")
+        decode.read_header(changed + b"\xff\xd9")
 
 
 def test_a_jpeg_with_much_between_its_segments_is_refused_before_pillow_walks_through_it():
@@ -231,7 +231,7 @@ def test_a_jpeg_of_two_colours_does_not_end_the_run():
     two = jpeg[:frame.position] + head + jpeg[frame.position + 10:frame.position + 16] + jpeg[
         frame.position + 2 + length:]
     with pytest.raises(decode.Refused):
-        decode.image_size(two)
+        decode.read_header(two)
 
 
 # ------------------------------------------------------------------------------------------- files

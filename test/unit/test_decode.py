@@ -105,9 +105,9 @@ def test_rows_that_are_left_out_change_nothing(form, side, monkeypatch):
     content = jpeg(**FORMS[form])
     boxes = [decode.Box(0, 0, rows, 200) for rows in (111, 112, 127, 128, 129, 130, 143, 144)]
     short = [np.asarray(transforms.to_array(decode.crop(content, box, side))) for box in boxes]
-    cut = decode._cut(content, 130)
+    cut = decode._cut(content, decode.read_header(content).frame, 130)
     assert (cut == content) == (form == "progressive")
-    monkeypatch.setattr(decode, "_cut", lambda content, rows: content)
+    monkeypatch.setattr(decode, "_cut", lambda content, frame, rows: content)
     for box, found in zip(boxes, short):
         assert np.array_equal(found, transforms.to_array(decode.crop(content, box, side))), box
 
@@ -141,7 +141,7 @@ def test_what_the_decoder_does_not_take_pillow_decodes_and_it_is_counted(tmp_pat
 def test_images_without_a_size_to_trust_are_left_to_pillow(monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 400 * 300 - 1)
     with pytest.raises(decode.Refused):
-        decode.image_size(jpeg())
+        decode.read_header(jpeg())
 
 
 @needs_simplejpeg
