@@ -100,7 +100,7 @@ class TrainTransform:
         """
         header = decode.read_header(data)
         crop = self._crop()
-        sized = torch.empty(1, 1, 1).expand(1, header.height, header.width)  # all that get_params asks for
+        sized = torch.empty(1, 1, 1).expand(1, *header[:2])  # all that get_params asks for
         box = decode.Box(*map(int, crop.get_params(sized, crop.scale, crop.ratio)))
         image = decode.crop(data, box, crop.size[0], crop.interpolation.value, header)
         for flip in self.flips:
