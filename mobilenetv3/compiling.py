@@ -52,6 +52,7 @@ def compile_step(model: nn.Module, criterion: nn.Module, mode: str, accumulate: 
         note = f"; without CUDA graphs, which --grad_accum_steps {accumulate} does not allow"
     begins = getattr(getattr(torch, "compiler", None), "cudagraph_mark_step_begin", None)
     state = _State(log)
+    _compile_backward_at_once()
     for module, begin in ((model, begins), (criterion, None)):
         # Kernels of one size each: those for any size, which PyTorch would make for the second, are
         # slower.
@@ -59,6 +60,15 @@ def compile_step(model: nn.Module, criterion: nn.Module, mode: str, accumulate: 
         compiled = torch.compile(module._call_impl, backend=backend, **options)
         setattr(module, _SINCE, _Guarded(module, compiled, state, begin))
     return f"--compile: torch.compile of forward and loss, mode {chosen}{note}"
+
+
+def _compile_backward_at_once() -> None:
+    """Let a backward pass be compiled with its forward pass, not when the gradients are asked for:
+    by then there is no way back. Old versions have no such setting."""
+    import torch._functorch.config as functorch
+
+    if hasattr(functorch, "force_non_lazy_backward_lowering"):
+        functorch.force_non_lazy_backward_lowering = True
 
 
 class _State:

@@ -99,6 +99,27 @@ def test_a_failure_to_compile_costs_no_step_and_is_told_in_one_line():
     assert "\n" not in lines[0]
 
 
+@needs_compile
+def test_a_backward_pass_that_does_not_compile_does_not_end_the_run():
+    import torch._functorch.config as functorch
+
+    if not hasattr(functorch, "force_non_lazy_backward_lowering"):
+        pytest.skip("this PyTorch compiles the backward pass when it is too late to go back")
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+    torch._dynamo.reset()
+
+    def broken(graph, inputs):
+        raise RuntimeError("no kernel for a gradient")
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: make_boxed_func(graph.forward),
+                           bw_compiler=broken)
+    lines = []
+    _, plain, _ = train("")
+    _, losses, _ = train("default", backend=backend, log=lines.append)
+    assert losses == plain
+    assert len(lines) == 1 and "no kernel for a gradient" in lines[0]
+
+
 def any_size():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
 
