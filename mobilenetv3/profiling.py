@@ -146,9 +146,14 @@ def _profiler(device: Device, folder: Path):
 def _own_times(averages) -> List[Tuple[str, float, int]]:
     """(name, seconds of its own, calls) of all operators, or on a card of its kernels; longest
     first."""
+    # A kernel's time is in its own row, in that of the operator that started it, and in that of a
+    # range around both.
+    kernels = [entry for entry in averages if entry.device_type != torch.autograd.DeviceType.CPU
+               and not getattr(entry, "is_user_annotation", False)]
     # Its name since 2.5, the one before, and for the CPU.
     for name in ("self_device_time_total", "self_cuda_time_total", "self_cpu_time_total"):
-        found = [(entry.key, getattr(entry, name, 0) * 1e-6, entry.count) for entry in averages
+        found = [(entry.key, getattr(entry, name, 0) * 1e-6, entry.count)
+                 for entry in kernels or averages
                  if not entry.key.startswith(("step: ", "ProfilerStep"))]
         if any(own for _, own, _ in found):
             return sorted(found, key=lambda row: -row[1])

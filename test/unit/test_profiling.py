@@ -3,7 +3,9 @@ import contextlib
 import gzip
 import json
 import time
+from types import SimpleNamespace
 
+import pytest
 import torch
 
 from mobilenetv3 import device, engine, profiling
@@ -64,6 +66,23 @@ def test_a_run_without_the_steps_to_watch_says_so(tmp_path):
     assert len(lines) == 1
     assert "over before" in lines[0]
     assert not (tmp_path / "profile").exists()
+
+
+@pytest.mark.parametrize("time_of", ["self_device_time_total", "self_cuda_time_total"])
+def test_a_kernel_is_not_counted_again_for_the_operator_that_started_it(time_of):
+    kinds = torch.autograd.DeviceType
+
+    def row(key, kind, microseconds, **more):
+        return SimpleNamespace(key=key, device_type=kind, count=2, self_cpu_time_total=7,
+                               **{time_of: microseconds}, **more)
+    found = profiling._own_times([
+        row("aten::mm", kinds.CPU, 30), row("gemm_kernel", kinds.CUDA, 30),
+        row("c10d::allreduce_", kinds.CPU, 20), row("ncclDevKernel_AllReduce", kinds.CUDA, 20),
+        row("nccl:all_reduce", kinds.CUDA, 20, is_user_annotation=True),
+        row("step: forward", kinds.CUDA, 50),
+    ])
+    assert [name for name, _, _ in found] == ["gemm_kernel", "ncclDevKernel_AllReduce"]
+    assert [own for _, own, _ in found] == pytest.approx([30e-6, 20e-6])
 
 
 def test_an_exchange_between_ranks_is_communication():
