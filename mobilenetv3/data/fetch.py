@@ -2,6 +2,7 @@
 
 What may pass, such as a server that restarts, is tried again; what will not is told at once.
 """
+import base64
 import errno
 import http.client
 import re
@@ -9,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from typing import Callable, Iterator
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mobilenetv3.data.manifest import Lost
 
@@ -87,9 +88,22 @@ def _is_by_python(url: str) -> bool:
     return url.split(":", 1)[0].lower() in _BY_PYTHON
 
 
+def _request(url: str) -> urllib.request.Request:
+    """What asks for a URL: a user and a password in it are sent as http has them, which urllib does
+    not do by itself."""
+    parts = urlsplit(url)
+    account, at, server = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=server)))
+    if at:
+        word = base64.b64encode(unquote(account).encode("utf-8")).decode("ascii")
+        # Not to another server that this one sends to.
+        request.add_unredirected_header("Authorization", f"Basic {word}")
+    return request
+
+
 def _by_python(url: str) -> Iterator[bytes]:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as source:
+        with urllib.request.urlopen(_request(url), timeout=TIMEOUT) as source:
             yield from iter(lambda: source.read(_PART), b"")
     except urllib.error.HTTPError as error:
         error.close()  # it is an answer, too

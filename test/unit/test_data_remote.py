@@ -23,12 +23,14 @@ class Server:
 
     def __init__(self, folder, port=0):
         self.asked, self.spoil = [], lambda name, content: content
+        self.words = set()  # of authorization
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):  # noqa: N802
                 name = self.path.split("?")[0].rpartition("/")[2]
                 outer.asked.append(self.path)
+                outer.words.add(self.headers.get("Authorization"))
                 try:
                     answer = outer.spoil(name, (folder / name).read_bytes())
                 except FileNotFoundError:
@@ -390,6 +392,17 @@ def test_passwords_and_signatures_are_used_and_not_shown():
 def test_a_signature_goes_with_every_file(server, tmp_path):
     contents(open_(server.url + "?key=1", tmp_path))
     assert all(path.endswith("?key=1") for path in server.asked)
+
+
+def test_a_password_reaches_the_server_and_not_the_error(server, tmp_path):
+    """urllib takes what stands before @ for a part of the host, and told it in its error."""
+    url = server.url.replace("http://", "http://me:se%40cret@")
+    assert len(contents(open_(url, tmp_path))) == PLENTY
+    assert server.words == {"Basic bWU6c2VAY3JldA=="}  # me:se@cret
+    server.spoil = lambda name, content: 401
+    with pytest.raises(manifest.Lost, match=r"/sets/dst/\S*: the server says 401") as told:
+        open_(url, tmp_path / "other")
+    assert "cret" not in str(told.value)
 
 
 @pytest.mark.parametrize("url", ["http://host/a//b", "s3://bucket/~me/set", "gs://b/x?y=1&z=2"])
