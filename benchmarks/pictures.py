@@ -23,13 +23,12 @@ BYTES = 0.58
 
 
 def write(folder: Path, count: int = 64) -> None:
-    """An ImageFolder with one class; the same files every time."""
-    folder = folder / "class"
-    folder.mkdir(parents=True)
+    """An ImageFolder with two classes, the fewest to train on; the same files every time."""
     random = np.random.RandomState(0)
     for number in range(count):
-        data = jpeg(photograph(random, *SIZES[number % len(SIZES)]))
-        (folder / f"{number:03d}.jpg").write_bytes(data)
+        path = folder / f"class{number % 2}" / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(photograph(random, *SIZES[number % len(SIZES)])))
 
 
 def photograph(random: np.random.RandomState, width: int, height: int) -> Image.Image:

@@ -73,7 +73,7 @@ def train(job, place, state):
                 progress = go_back(job, error)
         score = progress.score
         record.update(train_loss=score.loss, train_acc1=score.acc1, train_acc5=score.acc5)
-        for line in filter(None, [job.train_loader.refused_note(),
+        for line in filter(None, [job.train_loader.refused_note(dist.sum_of_numbers),
                                   job.train_loader.bad_files_note()]):
             run.log(line)
         if clock.is_measured:

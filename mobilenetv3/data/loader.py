@@ -123,10 +123,16 @@ class DeviceLoader:
         self._told_side = side
         return "" if side == told else f"=> epoch {sampler.epoch}: training images of {side}x{side}"
 
-    def refused_note(self) -> str:
-        """How many images the fast decoder refused, so far; a line for the log, told once."""
-        refused = getattr(self.loader.dataset, "refused", 0)
-        if not refused or self._has_told:
+    def refused_note(self, over_ranks: Callable[[int], int] = int) -> str:
+        """How many images the fast decoder refused, so far; a line for the log, told once.
+
+        Args:
+            over_ranks: this rank's number -> that of all; then every rank must call this.
+        """
+        if self._has_told:
+            return ""
+        refused = over_ranks(getattr(self.loader.dataset, "refused", 0))
+        if not refused:
             return ""
         self._has_told = True
         return (f"=> --decode fast: Pillow decoded {refused} images that simplejpeg does not take "

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilenetv3 import config, dist, logfmt
+from mobilenetv3 import config, data, dist, logfmt
 from mobilenetv3 import device as devices
 from mobilenetv3 import options as all_options
 from mobilenetv3.data import prepare
@@ -253,6 +253,16 @@ def test_an_epoch_is_as_long_as_a_turn(script, images, tmp_path):
     assert len(found) == 24  # 8 images, thrice
     assert all(path.read_bytes() for path in found)
     assert len(list(folder.glob("val/*/*.jpg"))) == 8
+
+
+def test_a_benchmark_without_images_makes_a_set_that_train_takes(script, tmp_path):
+    """It made one class, with which there is nothing to tell apart."""
+    pictures = script("pictures")
+    made = pictures.lay_out(pictures.gather(None, tmp_path), tmp_path / "set", 64)
+    for split in ("train", "val"):
+        found = data.open_source("folder", str(made), split)
+        assert (len(found.classes), len(found.samples)) == (2, 64)
+        assert min(found.samples[5][0].size) >= 225  # the shortest side of pictures.SIZES
 
 
 def test_images_are_made_smaller_but_never_larger(script, images, tmp_path):
