@@ -7,7 +7,8 @@
     python benchmarks/accuracy.py --json accuracy.json --parts --pages docs/accuracy.md
 
 Images are DIR/train/CLASS and DIR/val/CLASS, of 32x32 pixels. Every result goes to the file of
---json at once, and what stands there is not done again: start the same command to go on.
+--json at once, and what stands there is not done again: start the same command to go on. A file is
+for one set of images.
 
 parity: train.py and a plain loop of timm's parts over the same batches (see parity.py).
 recipes: configs/cifar10_*.yaml against timm's own training within the same minutes (see budget.py
@@ -17,6 +18,7 @@ changes: mixed precision, averaging and resuming in a fine-tuning (see changes.p
 """
 import argparse
 import concurrent.futures
+import itertools
 import json
 import math
 import statistics
@@ -95,7 +97,7 @@ def parity(options, store):
             told = processes.run(PARITY, recipe, "--steps", options.steps, "--images",
                                  options.images)
             store.add("parity", dict(json.loads(told.strip().splitlines()[-1]),
-                                     conditions=about(options)))
+                                     conditions=about("cpu")))  # where it always is
 
 
 def recipes(options, store, folder):
@@ -104,7 +106,8 @@ def recipes(options, store, folder):
     with concurrent.futures.ThreadPoolExecutor(jobs(options)) as pool:
         def together(part, cases, seeds, minutes):
             wanted = [(case, seed) for seed in seeds for case in cases
-                      if not store.of(part, case=case.key, seed=seed, minutes_given=minutes)]
+                      if not store.of(part, case=case.key, seed=seed, minutes_given=minutes,
+                                      device=options.device)]
             costs = dict(zip(cases, pool.map(lambda case: cost_of(options, store, case, place),
                                              cases if wanted else ())))
             for _ in pool.map(lambda job: train(options, store, part, *job, minutes, costs, place),
@@ -113,7 +116,7 @@ def recipes(options, store, folder):
         peers = [peer for model in options.models for peer in peers_of(model)]
         together("choice", peers, options.seeds[:1], options.choose_minutes)
         finalists = [case for model in options.models
-                     for case in (own(model), chosen(store, model, options.choose_minutes))]
+                     for case in (own(model), chosen(store, model, options))]
         together("recipes", finalists, options.seeds, options.minutes)
 
 
@@ -126,10 +129,10 @@ def peers_of(model):
             for recipe in TIMM_RECIPES for size in TIMM_SIZES]
 
 
-def chosen(store, model, minutes):
+def chosen(store, model, options):
     """timm's recipe and size that reached most."""
-    rows = {case: store.of("choice", case=case.key, minutes_given=minutes)
-            for case in peers_of(model)}
+    rows = {case: store.of("choice", case=case.key, minutes_given=options.choose_minutes,
+                           device=options.device) for case in peers_of(model)}
     return max(rows, key=lambda case: rows[case][0]["acc1"])
 
 
@@ -150,18 +153,19 @@ def train(options, store, part, case, seed, minutes, costs, place):
     epochs = budget.epochs_in(case, minutes, fixed, step * batches)
     row = budget.run(case, place, seed, epochs)
     store.add(part, dict(row, case=case.key, name=case.name, model=case.model,
-                         minutes_given=minutes, conditions=about(options)))
+                         device=options.device, minutes_given=minutes,
+                         conditions=about(options.device)))
 
 
 def jobs(options):
     return options.jobs or (measure.cpus() if options.device == "cpu" else 1)
 
 
-def about(options):
+def about(device):
     """Where a row was measured."""
     from mobilenetv3 import device as devices
 
-    card = devices.select(options.device)
+    card = devices.select(device)
     return measure.conditions(measure.load(), 1, card)
 
 
@@ -193,18 +197,19 @@ def parity_table(store):
 
 
 def recipes_table(store):
-    lines = [["network", "training", "budget, minutes", "used", "epochs", "seeds", "Acc@1, %",
+    lines = [["network", "on", "training", "budget, minutes", "used", "epochs", "seeds", "Acc@1, %",
               "to timm's"]]
     groups = {}
     for row in store.of("recipes"):
-        groups.setdefault((row["model"], row["minutes_given"], row["name"]), []).append(row)
-    for (model, given, name), rows in sorted(groups.items(), key=lambda item: item[0][:2]):
+        key = row["model"], row["device"], row["minutes_given"], row["name"]
+        groups.setdefault(key, []).append(row)
+    for (model, device, given, name), rows in sorted(groups.items(), key=lambda item: item[0][:3]):
         scores = [row["acc1"] for row in rows]
-        others = [row["acc1"] for row in store.of("recipes", model=model, minutes_given=given)
-                  if row["name"] != OURS]
+        others = [row["acc1"] for row in store.of("recipes", model=model, device=device,
+                                                  minutes_given=given) if row["name"] != OURS]
         gain = statistics.mean(scores) - statistics.mean(others) if others else math.nan
         lines.append([
-            model, name, f"{given:g}", spread([row["minutes"] for row in rows]),
+            model, device, name, f"{given:g}", spread([row["minutes"] for row in rows]),
             "/".join(sorted({str(row["epochs"]) for row in rows})),
             ", ".join(str(row["seed"]) for row in rows), spread(scores),
             f"{gain:+.2f}" if name == OURS and others else "-"])
@@ -221,19 +226,23 @@ def within(scores, others, apart):
 
 
 def changes_table(store):
-    plain = [row["acc1"] for row in store.of("changes", name=changes.FLOAT32)]
-    lines = [["fine-tuning", "seeds", "Acc@1, %", "to float32", "within seed noise"]]
-    for name in changes.WAYS:
-        rows = store.of("changes", name=name)
-        scores = [row["acc1"] for row in rows]
-        if not scores or not plain:
+    """Of each way, and how far it is from float32 with the same seeds."""
+    lines = [["fine-tuning", "on", "seeds", "Acc@1, %", "to float32", "within seed noise"]]
+    for device, name in itertools.product(sorted({row["device"] for row in store.of("changes")}),
+                                          changes.WAYS):
+        rows = store.of("changes", name=name, device=device)
+        every = {row["seed"]: row["acc1"]
+                 for row in store.of("changes", name=changes.FLOAT32, device=device)}
+        rows = [row for row in rows if row["seed"] in every]
+        if not rows:
             continue
+        scores, plain = [row["acc1"] for row in rows], [every[row["seed"]] for row in rows]
         apart = statistics.mean(scores) - statistics.mean(plain)
-        bits = [row["same_bits"] for row in rows if "same_bits" in row]
-        told = "the same bits" if bits and all(bits) else within(scores, plain, apart)
-        lines.append([name, ", ".join(str(row["seed"]) for row in rows), spread(scores),
-                      "-" if name == changes.FLOAT32 else f"{apart:+.2f}",
-                      "-" if name == changes.FLOAT32 else told])
+        is_same = all(row.get("same_bits") for row in rows)
+        told = "the same bits" if is_same else within(scores, plain, apart)
+        is_base = name == changes.FLOAT32
+        lines.append([name, device, ", ".join(str(row["seed"]) for row in rows), spread(scores),
+                      "-" if is_base else f"{apart:+.2f}", "-" if is_base else told])
     return measure.grid(lines)
 
 
@@ -272,8 +281,11 @@ def main():
             if "changes" in options.parts:
                 changes.compare(
                     Path(options.images), folder, options.seeds, options.device,
-                    options.per_class, store.of("changes"),
-                    lambda row: store.add("changes", dict(row, conditions=about(options))))
+                    options.per_class,
+                    store.of("changes", device=options.device, per_class=options.per_class),
+                    lambda row: store.add("changes", dict(
+                        row, device=options.device, per_class=options.per_class,
+                        conditions=about(options.device))))
         except (ValueError, processes.Failed) as error:
             sys.exit(str(error))
     print(tables(store))

@@ -19,8 +19,9 @@ from timm_run import BATCH as TIMM_BATCH
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMM_RUN = Path(__file__).resolve().with_name("timm_run.py")
-PROBES = 20, 120
-"""Steps of the two short runs whose difference is what a step costs."""
+PROBES, CARD_PROBES = (20, 120), (100, 2100)
+"""Steps of the two short runs whose difference is what a step costs. On a card a step is short, and
+its minutes are those of a clock."""
 
 
 class Spent(NamedTuple):
@@ -88,14 +89,23 @@ def train_command(case: Case, place: Place, seed: int, epochs: int, output: Path
 
 
 def cost(case: Case, place: Place) -> Tuple[float, float]:
-    """What a case costs in minutes: before its first step, and for a step."""
+    """What a case costs in minutes: before its first step, and for a step.
+
+    Raises:
+        processes.Failed: more steps took less time.
+    """
+    probes = PROBES if place.device == "cpu" else CARD_PROBES
+    epochs = math.ceil(max(probes) / batches(case, place.images))
     spent = []
-    for steps in PROBES:
+    for steps in probes:
         output = place.folder / f"probe {case.key} {steps} {os.getpid()}"
-        command = train_command(case, place, 1, 1, output)
+        command = train_command(case, place, 1, epochs, output)
         spent.append(spend([*command, "--max_steps", steps], place.device).minutes)
-    step = (spent[1] - spent[0]) / (PROBES[1] - PROBES[0])
-    return max(0.0, spent[0] - PROBES[0] * step), step
+    step = (spent[1] - spent[0]) / (probes[1] - probes[0])
+    if step <= 0:
+        raise processes.Failed(f"{case.key}: {probes[1]} steps took no longer than {probes[0]}; "
+                               "measure on a machine that does less besides")
+    return max(0.0, spent[0] - probes[0] * step), step
 
 
 def batches(case: Case, images: str) -> int:

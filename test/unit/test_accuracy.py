@@ -73,13 +73,31 @@ def test_epochs_fill_a_budget_and_only_the_others_may_overdraw_it(module):
     assert budget.epochs_in(case(budget, True), 1, 1, 2) == 1
 
 
-def test_a_cost_is_told_apart_from_the_start(module, monkeypatch, tmp_path):
+def test_a_cost_is_told_apart_from_the_start_even_of_short_epochs(module, monkeypatch, tmp_path):
+    """A run of one epoch ended before the steps it was to be measured by."""
     budget = module("budget")
-    monkeypatch.setattr(budget, "spend", lambda command, device: budget.Spent(
-        "", 0.5 + 0.01 * command[command.index("--max_steps") + 1]))
-    place = budget.Place("images", "cpu", 0, tmp_path)
-    fixed, step = budget.cost(case(budget, False), place)
-    assert (fixed, step) == (pytest.approx(0.5), pytest.approx(0.01))
+    for number in range(600):  # five batches of 128
+        path = tmp_path / "train" / "a" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+    def spend(command, device):
+        epochs, steps = (command[command.index(name) + 1] for name in ("--epochs", "--max_steps"))
+        return budget.Spent("", 0.5 + 0.01 * min(steps, 5 * epochs))
+    monkeypatch.setattr(budget, "spend", spend)
+    for device in ("cpu", "cuda"):
+        place = budget.Place(str(tmp_path), device, 0, tmp_path)
+        fixed, step = budget.cost(case(budget, False), place)
+        assert (fixed, step) == (pytest.approx(0.5), pytest.approx(0.01))
+
+
+def test_a_cost_that_the_noise_of_the_machine_hides_is_an_error(module, monkeypatch, tmp_path):
+    budget, processes = module("budget"), module("processes")
+    spent = iter([2.0, 1.0])
+    monkeypatch.setattr(budget, "batches", lambda case, images: 100)
+    monkeypatch.setattr(budget, "spend", lambda command, device: budget.Spent("", next(spent)))
+    with pytest.raises(processes.Failed, match="120 steps took no longer than 20"):
+        budget.cost(case(budget, False), budget.Place("images", "cpu", 0, tmp_path))
 
 
 def test_minutes_are_cpu_time_and_a_failure_is_told(module):
@@ -136,7 +154,8 @@ def test_timms_parts_train_and_score(recipe, module, tmp_path, monkeypatch, caps
 def rows():
     """As a results file holds them; the numbers are made up."""
     recipe = {"part": "recipes", "model": "mobilenetv3_small_100", "minutes_given": 30,
-              "minutes": 29.5, "epochs": 40}
+              "minutes": 29.5, "epochs": 40, "device": "cpu"}
+    change = {"part": "changes", "device": "cpu"}
     return [
         {"part": "parity", "recipe": "sgd", "steps": 200, "first_loss": 2.3, "last_loss": 1.5,
          "loss_apart": 2e-5, "weights_apart": 1e-5, "average_apart": 0.0},
@@ -146,14 +165,13 @@ def rows():
           for seed in (1, 2, 3)),
         *({**recipe, "name": "timm, defaults, 64x64", "seed": seed, "acc1": 85.0 + seed}
           for seed in (1, 2, 3)),
-        *({"part": "changes", "name": "float32", "seed": seed, "acc1": 70.0 + seed}
-          for seed in (1, 2, 3)),
-        *({"part": "changes", "name": "O2", "seed": seed, "acc1": 71.0 + seed}
-          for seed in (1, 2, 3)),
-        *({"part": "changes", "name": "float32, average of the weights", "seed": seed,
-           "acc1": 80.0 + seed} for seed in (1, 2, 3)),
-        *({"part": "changes", "name": "float32, stopped and resumed", "seed": seed,
+        *({**change, "name": "float32", "seed": seed, "acc1": 70.0 + seed} for seed in (1, 2, 3)),
+        *({**change, "name": "O2", "seed": seed, "acc1": 71.0 + seed} for seed in (1, 2, 3)),
+        *({**change, "name": "float32, average of the weights", "seed": seed,
+           "acc1": 80.0 + seed} for seed in (1, 2)),
+        *({**change, "name": "float32, stopped and resumed", "seed": seed,
            "acc1": 70.0 + seed, "same_bits": True} for seed in (1, 2, 3)),
+        {**change, "name": "float32", "device": "cuda", "seed": 1, "acc1": 10.0},
     ]
 
 
@@ -164,15 +182,16 @@ def test_tables_tell_what_was_met_and_what_was_not(module, tmp_path, monkeypatch
     accuracy.main()
     lines = capsys.readouterr().out.splitlines()
     cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
-             for line in lines if line.startswith("| ")}
+             for line in lines if line.startswith("| ") and "| cuda |" not in line}
     assert cells["sgd"][-1] == "yes"
     assert cells["adamw"][-1] == "NO"
     # The mean of 89, 90 and 91 is 90, their deviation 1; timm's mean is 87.
-    assert any("| this package | 30 | 29.50 ± 0.00 | 40 | 1, 2, 3 | 90.00 ± 1.00 | +3.00 |" in line
-               for line in lines)
+    ours = "| cpu | this package | 30 | 29.50 ± 0.00 | 40 | 1, 2, 3 | 90.00 ± 1.00 | +3.00 |"
+    assert any(ours in line for line in lines)
     # Two means of three values that deviate by 1 differ by noise up to 2 sqrt(1/3 + 1/3) = 1.63.
-    assert cells["O2"] == ["1, 2, 3", "73.00 ± 1.00", "+1.00", "yes (± 1.63)"]
-    assert cells["float32, average of the weights"][-2:] == ["+10.00", "NO (± 1.63)"]
+    assert cells["O2"] == ["cpu", "1, 2, 3", "73.00 ± 1.00", "+1.00", "yes (± 1.63)"]
+    # To float32 with the seeds 1 and 2, not with all three: 2 sqrt(0.5/2 + 0.5/2) = 1.41.
+    assert cells["float32, average of the weights"][-2:] == ["+10.00", "NO (± 1.41)"]
     assert cells["float32, stopped and resumed"][-2:] == ["+0.00", "the same bits"]
 
 
