@@ -104,8 +104,10 @@ def compare(images: Path, folder: Path, seeds: List[int], device: str, per_class
         output = folder / f"{way} {seed}"
         row = {"name": way, "seed": seed, "acc1": fine_tune(way, weights, fine, output, seed,
                                                            device)}
-        plain = folder / f"{FLOAT32} {seed}"
-        if way == RESUMED and plain.is_dir():
+        if way == RESUMED:
+            plain = folder / f"{FLOAT32} {seed}"
+            if not plain.is_dir():  # its row is from an earlier start of the benchmark
+                fine_tune(FLOAT32, weights, fine, plain, seed, device)
             row["same_bits"] = same_weights(plain, output)
         note(row)
 

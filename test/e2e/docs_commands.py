@@ -71,7 +71,8 @@ EXCEPTIONS = [
     NotRun(r"docker ", "needs docker", "words"),
     NotRun(r"source ", "needs CANN", "words"),
     NotRun(r"python -m pytest ", "the suite runs these tests itself", "pytest"),
-    NotRun(r"python benchmarks/", "takes minutes; test_benchmarks.py runs each", "parser"),
+    NotRun(r"python benchmarks/", "takes minutes; test_benchmarks.py and test_accuracy.py have "
+           "short forms", "parser"),
     NotRun(r"torchrun .*benchmarks/ddp.py", "takes minutes; test_benchmarks.py runs it",
                "parser"),
     NotRun(r"python test/fuzz/", "takes minutes; test_fuzz.py and test_fuzz_images.py run a "

@@ -262,3 +262,22 @@ def test_a_network_is_fine_tuned_on_classes_that_it_has_not_seen(module, tmp_pat
     assert len(list((base / "train").rglob("*.jpg"))) == 2 * 5
     assert len(list((fine / "train").rglob("*.jpg"))) == 2 * 2
     assert len(list((fine / "val").rglob("*.jpg"))) == 2 * 3  # every validation image is scored
+
+
+def test_a_resumed_run_has_one_to_be_compared_with_even_if_its_row_is_old(
+        module, tmp_path, monkeypatch):
+    """The weights of an earlier start of the benchmark are gone, and "the same bits" went, too."""
+    changes, trained, noted = module("changes"), [], []
+
+    def fine_tune(way, weights, place, output, seed, device):
+        output.mkdir()
+        trained.append((way, seed))
+        return 50.0
+    monkeypatch.setattr(changes, "halves", lambda *_: ("base", "fine"))
+    monkeypatch.setattr(changes, "base_weights", lambda *_: "weights")
+    monkeypatch.setattr(changes, "fine_tune", fine_tune)
+    monkeypatch.setattr(changes, "same_weights", lambda one, other: one.is_dir())
+    done = [{"name": way, "seed": 1} for way in changes.WAYS if way != changes.RESUMED]
+    changes.compare("images", tmp_path, [1], "cpu", 10, done, noted.append)
+    assert trained == [(changes.RESUMED, 1), (changes.FLOAT32, 1)]
+    assert noted == [{"name": changes.RESUMED, "seed": 1, "acc1": 50.0, "same_bits": True}]
