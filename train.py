@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train MobileNetV3 or MobileNetV2 on Ascend NPU, NVIDIA GPU or CPU.
 
-    python train.py                                           # built-in demo data, about a minute
+    python train.py                                           # built-in demo data, about 2 minutes
     python train.py -c configs/mobilenetv3/mobilenetv3_large_100_ascend_1p.yaml --data_path DIR
     torchrun --nproc_per_node=8 train.py -c configs/... --data_path DIR      # eight cards, one host
     torchrun --nproc_per_node=8 train.py -c configs/... --data_path DIR --dry_run    # what it takes
