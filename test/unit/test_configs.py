@@ -171,18 +171,20 @@ STAND_INS = {"mobilenetv3_large_100": 10550, "mobilenetv3_small_100": 11068,
 
 
 def hours_of(path):
-    """(cards, hours, FPS, whose FPS) that the header of a recipe tells."""
+    """(cards, hours, FPS, whose FPS, epochs) that the header of a recipe tells."""
     found = re.search(r"^# Hours on (\d) cards?: +([\d.]+) at (\d+) img/s, (.+)\n"
-                      r"# +\(epochs x 1,281,167 / FPS, without validation\)$",
+                      r"# +\((\d+) epochs x 1,281,167 / FPS, without validation\)$",
                       path.read_text(encoding="utf-8"), re.M)
-    return int(found.group(1)), float(found.group(2)), int(found.group(3)), found.group(4)
+    cards, hours, fps, whose, epochs = found.groups()
+    return int(cards), float(hours), int(fps), whose, int(epochs)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_hours_of_a_recipe_follow_from_its_epochs_and_a_published_rate(path):
-    cards, hours, fps, whose = hours_of(path)
+    cards, hours, fps, whose, told = hours_of(path)
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     epochs = recipe["epochs"] + recipe.get("cooldown_epochs", 0)
+    assert told == epochs
     assert hours == round(epochs * IMAGES / fps / 3600, 1)
     assert cards == (1 if path.stem.endswith("_1p") else 8)
     if path.stem in FPS:
@@ -208,7 +210,7 @@ def test_the_page_of_recipes_has_the_numbers_of_the_files(page):
             n for n in (acc1, acc5) if n is not None]
         update = recipe["batch_size"] * recipe.get("grad_accum_steps", 1)
         assert cells[2:4] == [str(recipe["epochs"]), str(update)]
-        _, hours, fps, whose = hours_of(path)
+        _, hours, fps, whose, _ = hours_of(path)
         mark = "~" if "stand-in" in whose else ""
         assert cells[4] == f"{mark}{fps}" and cells[5].startswith(f"{mark}{hours}")
     budget = re.findall(r"^\| [^|]+ \| (~?[\d.]+) \| `(mobilenetv\d/\w+)`[^|]* \| ([\d.]+) \|$",
