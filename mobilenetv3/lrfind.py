@@ -98,7 +98,8 @@ class Losses(engine.Unwatched):
 
     def wants_break(self, step: int) -> bool:
         """Whether to end the test, or for a signal; all ranks get one answer."""
-        return self.inner.wants_break(step) or self.is_over
+        self.inner.wants_break(step)  # the ranks agree; a checkpoint that is due is none of ours
+        return self.inner.agreed is not None or self.is_over
 
     def log(self, line: str) -> None:
         """A step was made; of the steps before it the sums are there."""
