@@ -140,7 +140,11 @@ class Line:
     @property
     def width(self) -> int:
         """Characters; the last column stays free, or some terminals begin a new line."""
-        return max(20, shutil.get_terminal_size().columns - 1)
+        try:  # of this stream: standard output may be a pipe
+            columns = os.get_terminal_size(self.stream.fileno()).columns
+        except (AttributeError, OSError, ValueError):
+            columns = 0
+        return max(20, (columns or shutil.get_terminal_size().columns) - 1)
 
     def show(self, text: str) -> None:
         """Write the line over the one before."""
@@ -202,8 +206,10 @@ class Terminal(logging.Handler):
     def emit(self, record):
         text = self.format(record)
         self.below.clear()
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         with contextlib.suppress(OSError):
-            sys.stdout.write(text + "\n")
+            # A name may have letters that the terminal has not: they are written as \xe9.
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             sys.stdout.flush()
         if self.below.is_shown:
             self._step = None  # the record says it

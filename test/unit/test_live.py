@@ -1,16 +1,19 @@
 """The line that tells where a run is: what it says, and where it is written."""
 import contextlib
+import fcntl
 import io
 import os
 import pty
+import struct
 import sys
+import termios
 import threading
 
 import pytest
 from reportruns import RUN, STEPS, line, resumed, validation, whole, write
 
 from mobilenetv3 import runfolder
-from mobilenetv3.live import Course, clock
+from mobilenetv3.live import Course, Line, clock
 from mobilenetv3.report import follow
 
 
@@ -99,6 +102,30 @@ def test_where_there_is_no_terminal_there_is_nothing_but_the_log(tmp_path, capfd
     out, err = capfd.readouterr()
     assert err == "" and out == (tmp_path / runfolder.LOG).read_text()
     assert "\r" not in out and "\x1b" not in out
+
+
+def test_the_line_had_the_width_of_standard_output_where_that_is_a_pipe(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # what is known of a pipe
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb"), os.fdopen(theirs, "w") as terminal:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
+        assert Line(terminal).width == 49  # the last column stays free
+    assert Line(io.StringIO()).width == 79
+
+
+@pytest.mark.parametrize("encoding, shown", [
+    ("ascii", "r\\xe9sum\\xe9/\\u6570"), ("latin-1", "r\xe9sum\xe9/\\u6570"),
+    ("utf-8", "r\xe9sum\xe9/\u6570"),
+])
+def test_a_path_with_letters_that_the_terminal_has_not_ended_the_training(
+        encoding, shown, tmp_path, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    run = runfolder.RunFolder(tmp_path)
+    run.log("=> weights loaded: r\xe9sum\xe9/\u6570")
+    run.close()
+    assert written.getvalue().decode(encoding) == f"=> weights loaded: {shown}\n"
+    assert (tmp_path / runfolder.LOG).read_text("utf-8").endswith("r\xe9sum\xe9/\u6570\n")
 
 
 # ------------------------------------------------------------------------------------ beside it
