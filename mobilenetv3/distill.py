@@ -34,7 +34,8 @@ def find(name: str, file: str, num_classes: int) -> Found:
 
     Args:
         name: a file of weights of any family that `convert` reads; or, without `file`, a model of
-            timm's, whose weights are taken from the hub or its cache.
+            timm's, by timm's name or an alias of this package, whose weights are taken from the hub
+            or its cache.
         file: the weights of the network `name`, one of this package's or of timm's.
         num_classes: of the run; tells how large the classifier in `file` is to be.
 
@@ -47,13 +48,14 @@ def find(name: str, file: str, num_classes: int) -> Found:
             raise ValueError(f"--teacher {name} is a file with its own weights; --teacher_ckpt is "
                              "for a teacher that is given by its name")
         return _of_any_family(convert.read(name))
-    if not file:
-        return _published(name)
     try:
-        known = models.canonical_name(name)
-    except ValueError:
-        return _of_timm(name, file, num_classes)
-    return _of_any_family(convert.read(file, arch=known))
+        ours = models.canonical_name(name)
+    except ValueError:  # timm's alone
+        ours = ""
+    if not file:
+        return _published(ours or name)
+    return _of_any_family(convert.read(file, arch=ours)) if ours else _of_timm(
+        name, file, num_classes)
 
 
 def _of_any_family(weights: convert.Weights) -> Found:

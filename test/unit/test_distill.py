@@ -193,6 +193,16 @@ def test_a_name_alone_means_timms_published_weights(monkeypatch):
     assert found.title == "timm's resnet10t"
 
 
+@pytest.mark.parametrize("alias", ["mobilenet_v3_small", "mobilenet-v3-small", "mobilenetv3_small"])
+def test_an_alias_was_a_teacher_with_a_file_of_weights_alone(files, monkeypatch, alias):
+    asked = []
+    monkeypatch.setattr(distill, "_published", asked.append)
+    distill.find(alias, "", 10)
+    assert asked == ["mobilenetv3_small_100"]  # what timm calls it
+    with pytest.raises(ValueError, match="it is a mobilenetv3_small_050"):  # the alias is known
+        distill.find(alias, str(files[0] / "own.pth.tar"), 10)
+
+
 @pytest.mark.parametrize("name, file, error, told", [
     ("gone.pth.tar", "", FileNotFoundError, "gone.pth.tar"),
     ("own.pth.tar", "deit.pth", ValueError, "own.pth.tar is a file with its own weights"),
