@@ -27,7 +27,7 @@ class Took(NamedTuple):
     """What was measured, in seconds, on the main rank."""
 
     step: float
-    """One step: the second, unless the run has but one."""
+    """One step: the second, unless its epoch has but one left."""
     data: float
     """Of it, waiting for data."""
     validation: float
@@ -53,7 +53,7 @@ def rehearse(job: training.Job, place: snapshot.Place, state: Dict, img_size: in
         entry.Interrupted: a signal came.
     """
     done = place.epoch * len(job.train_loader) + place.step
-    if done >= job.total_steps or place.epoch >= job.schedule.epochs:
+    if done >= _end(job):
         raise ValueError(f"nothing is left to train: epoch {place.epoch}, step {place.step} is the "
                          "end of this run; more --epochs or --max_steps would go on")
     try:
@@ -68,7 +68,7 @@ def rehearse(job: training.Job, place: snapshot.Place, state: Dict, img_size: in
         _tell_size(job, img_size, log)
         log(memory)
         took = Took(times.last, times.last_data, validation, saving, reading)
-        _tell_time(job, took, done, log)
+        _tell_time(job, took, done, _grown(job, place.epoch), log)
         fault = _tell_disk(took, size, copies, folder, log)
     fault = dist.broadcast_bytes(fault.encode("utf-8", "surrogateescape"))
     if fault:
@@ -76,13 +76,27 @@ def rehearse(job: training.Job, place: snapshot.Place, state: Dict, img_size: in
     job.run.log("=> dry run: all is well; nothing of it stays")
 
 
+def _end(job: training.Job) -> int:
+    """Steps of the whole run."""
+    return min(job.total_steps, job.schedule.epochs * len(job.train_loader))
+
+
+def _grown(job: training.Job, epoch: int) -> int:
+    """Side of the training images in the run's last epoch; 0 where they do not grow until then."""
+    last = (_end(job) - 1) // len(job.train_loader)
+    schedule = job.config["res_schedule"] or [[0, 0]]
+    first, side = ([side for side, start in schedule if start <= at][-1] for at in (epoch, last))
+    return side if side > first else 0
+
+
 def _train(job: training.Job, place: snapshot.Place, state: Dict) -> engine.Progress:
-    """Two steps, of the epoch where the run stands or of the next one; returns how far it is."""
+    """Two steps, where the run stands, or in the next or last epoch; returns how far it is."""
     steps = len(job.train_loader)
-    if place.step >= steps:  # it was stopped in a validation
+    if _grown(job, place.epoch):  # the largest images need the most, and they come in the end
+        place, state = snapshot.Place((_end(job) - 1) // steps, best=place.best), {}
+    elif place.step >= steps:  # it was stopped in a validation
         place, state = snapshot.Place(place.epoch + 1, best=place.best), {}
-    start = place.epoch * steps + place.step
-    short = job._replace(total_steps=min(job.total_steps, start + STEPS))
+    short = job._replace(total_steps=place.epoch * steps + place.step + STEPS)
     progress = training.progress_at(short, place.epoch, place.step, place.score)
     training.begin(short, progress, state)
     training.train_epoch(short, progress, place.best)
@@ -193,19 +207,21 @@ def _share_of(process: int) -> Optional[int]:
     return int(found.group(1)) * 1024 if found else None
 
 
-def _tell_time(job: training.Job, took: Took, done: int, log) -> None:
-    """How long an epoch and the rest of the run take, and when that ends."""
+def _tell_time(job: training.Job, took: Took, done: int, grown: int, log) -> None:
+    """How long an epoch and the rest of the run take, and when that ends; grown: see `_grown`."""
     steps = len(job.train_loader)
-    left = min(job.total_steps, job.schedule.epochs * steps) - done
+    left = _end(job) - done
     scored = took.validation * len(job.val_loader) if job.val_loader is not None else 0.0
     epochs = math.ceil(left / steps)
     seconds = took.step * left + scored * epochs
-    log(f"=> one step: {took.step:.3f} s, of it {took.data:.3f} s waiting for data; an epoch: "
-        f"{steps} steps in {duration(took.step * steps)}, validation {duration(scored)}")
+    size = f", with the largest images to come, {grown}x{grown}" if grown else ""
+    log(f"=> one step{size}: {took.step:.3f} s, of it {took.data:.3f} s waiting for data; an "
+        f"epoch: {steps} steps in {duration(took.step * steps)}, validation {duration(scored)}")
     end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
-    log(f"=> estimate: {left} steps in {epochs} epochs take {duration(seconds)}; begun now, the "
-        f"run ends on {end}. It is a rough one: from the second step alone, in which caches and "
-        "loaders are hardly warm, and one batch of validation without its loading")
+    most = "at most " if grown else ""  # epochs of smaller images take less
+    log(f"=> estimate: {left} steps in {epochs} epochs take {most}{duration(seconds)}; begun now, "
+        f"the run ends on {end}. It is a rough one: from the second step alone, in which caches "
+        "and loaders are hardly warm, and one batch of validation without its loading")
 
 
 def _tell_disk(took: Took, size: int, copies: int, folder: Path, log) -> str:

@@ -1,4 +1,4 @@
-"""The steps of --lr_find, on a network of one layer."""
+"""The steps of --dry_run and --lr_find, on a network of one layer."""
 import signal
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenetv3 import device, engine, entry, interrupt, lrfind, optim, snapshot, training
+from mobilenetv3 import device, dryrun, engine, entry, interrupt, lrfind, optim, snapshot, training
 from mobilenetv3.metrics import Clock
 from mobilenetv3.precision import create_precision
 
@@ -78,3 +78,38 @@ def test_a_signal_still_ends_a_range_test():
     watch.received = signal.SIGTERM
     with pytest.raises(entry.Interrupted, match="SIGTERM; nothing of a range test stays"):
         losses_of(watch, Images(20), updates=30)
+
+
+# ------------------------------------------------------------------------------------- dry run
+
+
+GROWS = [[8, 0], [16, 2], [32, 4]]
+
+
+@pytest.mark.parametrize("place, max_steps, epoch, sides", [
+    (snapshot.Place(0), 0, 4, [32, 32]),
+    (snapshot.Place(1, 2), 0, 4, [32, 32]),
+    (snapshot.Place(3, 3), 0, 4, [32, 32]),  # stopped in a validation
+    (snapshot.Place(0), 7, 2, [16, 16]),  # 2 epochs of 3 steps and a step: 32 never comes
+    (snapshot.Place(4, 1), 0, 4, [32, 32]),
+    (snapshot.Place(0), 6, 0, [8, 8]),
+])
+def test_a_dry_run_measured_the_smallest_images_of_a_run_whose_images_grow(
+        place, max_steps, epoch, sides):
+    loader = Images(3, GROWS)
+    job = job_of(loader, max_steps=max_steps, res_schedule=GROWS)
+    progress = dryrun._train(job, place, {})
+    assert (progress.epoch, loader.made) == (epoch, sides)
+
+
+def test_a_dry_run_says_which_images_it_measured():
+    took = dryrun.Took(2.0, 0.5, 0.0, 0.0, 0.0)
+    for schedule, size, most in ((GROWS, ", with the largest images to come, 32x32", "at most "),
+                                 (None, "", "")):
+        job = job_of(Images(3), res_schedule=schedule)
+        told = []
+        dryrun._tell_time(job, took, 3, dryrun._grown(job, 1), told.append)
+        step, estimate = told
+        assert step.startswith(f"=> one step{size}: 2.000 s, of it 0.500 s waiting for data")
+        # 4 of 5 epochs are left, of 3 steps of 2 s.
+        assert f"=> estimate: 12 steps in 4 epochs take {most}24.0 s; begun now" in estimate
