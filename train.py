@@ -127,9 +127,9 @@ def run(cfg, scratch):
     clock = Clock(warmup=min(10, total_steps // 4))
     run.log(logfmt.Run(
         model=model.config["arch"], data=source.name, device=device.type, ranks=who.world,
-        batch_size=cfg.batch_size, epochs=cfg.epochs, amp=precision.amp_type,
-        torch=torch.__version__, img_size=cfg.img_size, fps_warmup=clock.warmup,
-        max_steps=cfg.max_steps or 0,
+        batch_size=cfg.batch_size, epochs=0 if cfg.evaluate else cfg.epochs,
+        amp=precision.amp_type, torch=torch.__version__, img_size=cfg.img_size,
+        fps_warmup=clock.warmup, max_steps=cfg.max_steps or 0,
     ).line())
     run.start(results.start_of(device.torch_device, who.world, place.epoch, place.step))
     if cfg.scale_lr:
@@ -287,7 +287,7 @@ def report_end(run, folder, best):
         path = (folder / checkpoint.BEST).resolve()
         run.log(logfmt.Best(best["acc1"], best["epoch"], str(path)).line())
     else:
-        run.log(f"=> weights: {(folder / checkpoint.LAST).resolve()} (not validated)")
+        run.log(logfmt.Unscored(str((folder / checkpoint.LAST).resolve())).line())
 
 
 if __name__ == "__main__":

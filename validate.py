@@ -40,12 +40,13 @@ def main(cfg):
         candidates.check_classes(candidate, source, cfg.num_classes)
     folder = Path(cfg.output) if cfg.output else None
     details = detail_folders(cfg, every)
+    lock = None
     if who.is_main:
-        claim_outputs(cfg, folder, details)
+        lock = claim_outputs(cfg, folder, details)
 
     # Score one after the other.
     run = runfolder.RunFolder(folder, who.is_main)
-    for line in filter(None, (*source.note.splitlines(), note, device.note)):
+    for line in filter(None, (*source.note.splitlines(), note, device.note, lock and lock.note)):
         run.log(line)
     found = [
         score(own, candidate, source, device, who, run, where)
@@ -201,14 +202,21 @@ def detail_folders(cfg, every):
 
 
 def claim_outputs(cfg, folder, details):
-    """Refuse, before any work, to write over what is there."""
+    """Refuse, before any work, to write over what is there.
+
+    Returns:
+        the lock of the folder, None where there is no folder.
+    """
     from mobilenetv3 import confusion, files, runfolder
 
+    lock = None
     if folder:
         runfolder.claim(folder, resume=False)
+        lock = runfolder.lock(folder)
         config.save(cfg, folder / runfolder.CONFIG)
     wanted = [where / name for where in details if where for name in confusion.FILES]
     files.claim_files([*wanted, *filter(None, [cfg.json, cfg.save])], cfg.force)
+    return lock
 
 
 def write_details(run, folder, counts, classes):

@@ -28,6 +28,7 @@ class Course:
         self.acc1: Optional[float] = None  # per cent, of the last validation
         self.best: Optional[float] = None
         self.is_over = False
+        """Whether the last start came to its end."""
         self._validating_s = self._validation_s = 0.0  # after the last epoch, after that before
 
     def add(self, record: Optional[logfmt.Record]) -> None:
@@ -46,8 +47,12 @@ class Course:
             self.acc1 = record.acc1
             if math.isfinite(record.acc1) and (self.best is None or record.acc1 > self.best):
                 self.best = record.acc1
+            # An evaluation; a run that was stopped in a validation begins with one, and goes on.
+            self.is_over = self.train is None and (self.run is None or not self.run.epochs)
         elif isinstance(record, logfmt.Best):
             self.best, self.is_over = record.acc1, True
+        elif isinstance(record, logfmt.Unscored):
+            self.is_over = True
 
     def seconds_left(self, step: int) -> Optional[float]:
         """Of the run, after so many steps of its epoch; None where that cannot be told.

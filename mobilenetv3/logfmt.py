@@ -64,6 +64,7 @@ _COLUMNS = {
 }
 _THROUGHPUT = _Template(" * FPS@all {fps:.3f}")
 _BEST = _Template("=> best Acc@1 {acc1:.3f} (epoch {epoch:d}), weights: {path}")
+_UNSCORED = _Template("=> weights: {path} (not validated)")
 _RUN_PREFIX = "=> run "
 
 
@@ -154,7 +155,7 @@ class Run(NamedTuple):
     device: str  # cpu, cuda, npu
     ranks: int
     batch_size: int  # images a step, all ranks
-    epochs: int  # asked for
+    epochs: int  # asked for; 0: an evaluation
     amp: str  # such as "O0" or "O2 float16"
     torch: str  # version
     img_size: int  # pixels
@@ -166,7 +167,7 @@ class Run(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The best validation accuracy of the run and the file that holds its weights."""
+    """The best validation accuracy of the run and the file that holds its weights; its end."""
 
     acc1: float
     epoch: int
@@ -180,12 +181,21 @@ class Best(NamedTuple):
         return _BEST.write(self)
 
 
+class Unscored(NamedTuple):
+    """The file that holds the weights of a run that validated nothing; its end."""
+
+    path: str
+
+    def line(self) -> str:
+        return _UNSCORED.write(self)
+
+
 SCALARS = {"train/loss": "loss", "train/acc1": "acc1", "train/acc5": "acc5", "train/lr": "lr",
            "train/loss_scale": "scale", "train/img_s": "rate", "train/fps": "fps",
            "train/data_s": "data"}
 """What is drawn of a TrainLine, by TensorBoard's tag: the report and TensorBoard show the same."""
 
-Record = Union[TrainLine, TestLine, Accuracy, Column, Throughput, Run, Best]
+Record = Union[TrainLine, TestLine, Accuracy, Column, Throughput, Run, Best, Unscored]
 
 
 def _parse_run(line: str) -> Optional[Run]:
@@ -219,7 +229,8 @@ def parse(line: str) -> Optional[Record]:
     if line.startswith("=> best "):
         return _parse_best(line)
     for kind, template in ((TrainLine, _TRAIN), (TrainLine, _TRAIN_SCALED), (TestLine, _TEST),
-                           (Accuracy, _ACCURACY), (Throughput, _THROUGHPUT)):
+                           (Accuracy, _ACCURACY), (Throughput, _THROUGHPUT),
+                           (Unscored, _UNSCORED)):
         fields = template.read(line)
         if fields is not None:
             return kind(**fields)

@@ -60,10 +60,10 @@ def figures(records: Records) -> List[Figure]:
                             "training, after the warm-up"))
     kept = history.kept()
     if kept:
-        last = kept[-1]
-        if log.run is not None and last.at >= 1:
+        last, run = kept[-1], history.trained[-1].run
+        if run is not None and last.at >= 1:
             trained = f"{math.floor(10 * last.at + 1e-6) / 10:g}"
-            found.append(Figure(trained, f"of {log.run.epochs}", "epochs trained"))
+            found.append(Figure(trained, f"of {run.epochs}", "epochs trained"))
         else:
             found.append(Figure(f"{last.step:,}", "", "steps trained"))
         loss = last.line.loss_avg

@@ -45,11 +45,14 @@ class Pulse:
 
     def __init__(self, folder: Path, now: Callable[[], float] = time.monotonic):
         self.folder, self.now = folder, now
+        self.is_running: Optional[bool] = None
+        """What `records.is_running` said last."""
         self._seen = now()
 
     def is_gone(self) -> bool:
         """Whether no process has written to its folder for a while."""
-        if is_running(self.folder) is not False:  # None: that cannot be told
+        self.is_running = is_running(self.folder)
+        if self.is_running is not False:  # None: that cannot be told
             self._seen = self.now()
         return self.now() - self._seen > GRACE_S
 
@@ -65,16 +68,11 @@ def follow(run: Path, stream=None) -> int:
     tail, pulse, line, course = Tail(log), Pulse(folder_of(log)), Line(stream), Course()
     told_at, told = 0.0, ""
     while True:
-        is_over = False
+        is_gone = pulse.is_gone()  # asked first: the last lines come before the process ends
         for text in tail.lines():
-            record = logfmt.parse(text)
-            course.add(record)
-            if text.startswith("=> weights: ") or course.is_over:
-                is_over = True
-            elif isinstance(record, logfmt.Run):
-                is_over = False
-        is_gone = pulse.is_gone()
-        if is_over or is_gone:
+            course.add(logfmt.parse(text))
+        # Of several weights an evaluation scores others after an end, and its process goes on.
+        if is_gone or (course.is_over and not pulse.is_running):
             break
         text = printable(course.line(line.width if line.is_shown else 200, None, line.is_fancy))
         if line.is_shown:
@@ -84,13 +82,13 @@ def follow(run: Path, stream=None) -> int:
             told_at, told = time.monotonic(), text
         time.sleep(POLL_S)
     line.clear()
-    print(_ending(course, is_over), file=stream, flush=True)
-    return 0 if is_over else 1
+    print(_ending(course), file=stream, flush=True)
+    return 0 if course.is_over else 1
 
 
-def _ending(course: Course, is_over: bool) -> str:
+def _ending(course: Course) -> str:
     best = f"best Acc@1 {course.best:.3f}" if course.best is not None else "not validated"
-    if is_over:
+    if course.is_over:
         return f"finished: {best}"
     where = " | ".join(course.parts()[:2]) if course.train is not None else "before its first step"
     return f"no process writes to it any more; it stopped at {where}, {best}"

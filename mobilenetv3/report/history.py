@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from mobilenetv3 import logfmt
+from mobilenetv3.live import Course
 
 from .logs import Log
 
@@ -49,8 +50,7 @@ class History:
         """By epoch, -1 without training: val_loss, val_acc1, val_acc5, and these with an ending for
         each other set of weights ("_ema", "_trained")."""
         self.notes: List[str] = []
-        self.is_over = False
-        """Whether the last start came to its end."""
+        self._course = Course()
         self._test: Optional[logfmt.TestLine] = None
 
     def add(self, text: str) -> None:
@@ -62,7 +62,6 @@ class History:
             self._add_step(record)
         elif isinstance(record, logfmt.Run):
             self.starts.append(Start(record, []))
-            self.is_over = False
         elif isinstance(record, logfmt.TestLine):
             self._test = record
         elif isinstance(record, logfmt.Column):
@@ -71,11 +70,10 @@ class History:
                 found[f"val_{name}_{record.weights}"] = getattr(record, name)
         elif isinstance(record, logfmt.Accuracy):
             self._add_accuracy(record)
-        elif isinstance(record, logfmt.Best) or text.startswith("=> weights: "):
-            self.is_over = True
         if record is None and text.startswith("=> ") and len(self.notes) < MOST_NOTES:
             self.notes.append(text.rstrip("\r\n")[3:])
         self.log.add(record)
+        self._course.add(record)
 
     def _add_step(self, line: logfmt.TrainLine) -> None:
         if not self.starts:
@@ -95,8 +93,11 @@ class History:
         if self._test is not None and self._test.step + 1 == self._test.steps:
             found["val_loss"] = self._test.loss_avg
         self._test = None
-        if not (self.starts and self.starts[-1].points):
-            self.is_over = True  # an evaluation
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last start came to its end."""
+        return self._course.is_over
 
     @property
     def trained(self) -> List[Start]:

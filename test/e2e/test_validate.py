@@ -115,6 +115,8 @@ def test_two_ranks_count_every_image_once(launched, files, cache, tmp_path):
     assert (written["ranks"], written["results"][0]["images"]) == (2, 360)
     assert result.out.count(" * Acc@1") == 1
     assert (tmp_path / "run" / "train.log").read_text() == result.out
+    # Whoever follows it asks for the lock: it goes on as long as one process had it.
+    assert (tmp_path / "run" / "run.lock").read_text().startswith("process ")
 
 
 def test_what_is_typed_wins_over_the_file(validate, files, tmp_path):

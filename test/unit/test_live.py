@@ -168,6 +168,32 @@ def test_a_run_that_was_killed_is_not_waited_for(tmp_path, monkeypatch, capsys):
         "best Acc@1 70.000")
 
 
+def test_following_an_evaluation_ended_before_its_first_image(tmp_path, monkeypatch):
+    """It scores two files of weights; asked each time whether it runs, it has come further."""
+    weights = [RUN._replace(epochs=0), "=> weights: model_best.pth.tar"]
+    log, parts = list(weights), [validation(60.0, 55.0), [*weights, *validation(70.0, 65.0)]]
+    write(tmp_path, log)
+
+    def is_running(folder):
+        if not parts:
+            return False
+        log.extend(parts.pop(0))
+        write(tmp_path, log)
+        return True
+    monkeypatch.setattr(follow, "POLL_S", 0.0)
+    monkeypatch.setattr(follow, "is_running", is_running)
+    told = io.StringIO()
+    assert follow.follow(tmp_path, told) == 0
+    assert told.getvalue().splitlines()[-1] == "finished: best Acc@1 70.000"
+
+
+def test_without_locks_an_evaluation_is_followed_to_its_accuracy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(follow, "is_running", lambda folder: None)  # that cannot be told
+    write(tmp_path, [RUN._replace(epochs=0), "=> weights: a.pth", *validation(60.0, 55.0)])
+    assert follow.follow(tmp_path) == 0
+    assert capsys.readouterr().out == "finished: best Acc@1 60.000\n"
+
+
 def test_a_page_is_written_again_until_the_run_ends(tmp_path):
     folder = write(tmp_path, whole()[:-1])
     written = []

@@ -14,6 +14,7 @@ from mobilenetv3.logfmt import (
     TestLine,
     Throughput,
     TrainLine,
+    Unscored,
     parse,
 )
 
@@ -56,6 +57,8 @@ def test_validation_and_summary_lines():
     assert Best(98.9, 14, "/runs/a b/model_best.pth.tar").line() == (
         "=> best Acc@1 98.900 (epoch 14), weights: /runs/a b/model_best.pth.tar"
     )
+    assert Unscored("/a b/checkpoint.pth.tar").line() == (
+        "=> weights: /a b/checkpoint.pth.tar (not validated)")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_validation_and_summary_lines():
     [
         TRAIN, TEST, RUN, Accuracy(73.5, 91.25), Column("trained", 1.5, 0.125, 100.0),
         Column("ema", 0.25, 73.5, 91.25),
-        Throughput(0.001), Best(98.875, 14, "model_best.pth.tar"),
+        Throughput(0.001), Best(98.875, 14, "model_best.pth.tar"), Unscored("/x (2)/last.pth.tar"),
         TRAIN._replace(lr=1e-06), TRAIN._replace(lr=1.2345678e-10), TRAIN._replace(loss=-0.5),
     ],
 )
@@ -121,7 +124,7 @@ def test_a_run_of_a_later_version_with_more_fields_is_read():
         TRAIN.line().replace("\t", " "), TRAIN.line().replace("Acc@1", "Prec@1"),
         "\x1b[32m" + Throughput(5.0).line(), " * Acc@1 73,5 Acc@5 91,3", " * Acc@1 73.5",
         "=> run {}", "=> run [1]", "=> run {", "=> run",
-        '=> best Acc@1 1.000 (epoch 1), weights: "x', "=> weights: /x (not validated)",
+        '=> best Acc@1 1.000 (epoch 1), weights: "x', "=> weights: /x",
     ],
 )
 def test_other_lines_are_no_records(line):

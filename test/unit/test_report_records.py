@@ -5,9 +5,22 @@ import math
 import sys
 
 import pytest
-from reportruns import HOSTILE, RUN, STEPS, line, loss, resumed, seen, whole, write
+from reportruns import (
+    HOSTILE,
+    RUN,
+    STEPS,
+    epoch,
+    line,
+    loss,
+    resumed,
+    seen,
+    validation,
+    whole,
+    write,
+)
 
 from mobilenetv3 import logfmt, report
+from mobilenetv3.logfmt import Unscored
 from mobilenetv3.report import command, facts, history, palette, panels, pictures, records
 from mobilenetv3.report.classes import mistakes, scores
 from mobilenetv3.runfolder import lock
@@ -44,6 +57,35 @@ def test_a_log_of_two_crashes_keeps_each_step_once(tmp_path):
     assert [point.line.step for point in found.kept()] == [0, 1, 2, 3]
     assert [len(part) for part in found.redone()] == [3, 2, 0]
     assert not found.is_over
+
+
+def test_a_run_stopped_in_a_validation_and_killed_later_was_finished(tmp_path):
+    log = [RUN, *epoch(0, 60.0)[:STEPS], RUN, *validation(60.0, 55.0)]
+    assert not read(write(tmp_path, log)).history.is_over  # the next epoch is to come
+    log += [line(1, 0), line(1, 1)]
+    found = read(write(tmp_path, log))
+    assert not found.history.is_over and facts.state(found)[0] == "stopped"
+    assert found.history.validations[-1]["val_acc1"] == 60.0
+
+
+def test_an_evaluation_was_finished_before_its_first_image(tmp_path):
+    log = [RUN._replace(epochs=0), "=> weights: model_best.pth.tar"]
+    assert not read(write(tmp_path, log)).history.is_over
+    assert read(write(tmp_path, [*log, *validation(60.0, 55.0)])).history.is_over
+    # Several weights are scored one after the other, each with lines of its own.
+    assert not read(write(tmp_path, [*log, *validation(60.0, 55.0), *log])).history.is_over
+
+
+def test_a_run_that_validates_nothing_ends_with_its_weights(tmp_path):
+    found = read(write(tmp_path, [RUN, line(0, 0), Unscored("checkpoint.pth.tar")]))
+    assert found.history.is_over and facts.state(found)[0] == "finished"
+
+
+def test_an_evaluation_behind_a_run_leaves_its_epochs(tmp_path):
+    found = read(write(tmp_path, [*whole(), RUN._replace(epochs=0), *validation(80.0, 75.0)]))
+    assert ("3", "of 3", "epochs trained") in [
+        (one.value, one.unit, one.about) for one in facts.figures(found)]
+    assert found.history.is_over
 
 
 def test_metrics_of_any_weights_become_curves_of_their_own(tmp_path):
