@@ -10,12 +10,13 @@ caller=$PWD
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 output_root=$root/test/output
 
-# say WORDS...: one line; names among the words cannot command the terminal.
-say() { printf '%s\n' "${*//[[:cntrl:]]/?}"; }
+# say WORDS...: one line; names among the words cannot command the terminal. That nobody can read it
+# any more (a closed terminal, a `tee` that is gone) must not end the script, whose ranks would live on.
+say() { printf '%s\n' "${*//[[:cntrl:]]/?}" || true; }
 
 # die STATUS WORDS...: the last line of a script that failed.
 die() {
-    printf '[Error] %s\n' "$(say "${@:2}")" >&2
+    printf '[Error] %s\n' "$(say "${@:2}")" >&2 || true # the status is to come through in any case
     exit "$1"
 }
 

@@ -31,10 +31,10 @@ supervise() {
         # shellcheck disable=SC2064 # the name of now is meant
         trap "interrupt $name" "$name"
     done
+    trap : PIPE # of our own messages; unlike '' it is not handed on to the ranks
     # Ctrl-C reaches the foreground process group, that is this script alone; it passes it on, once.
     set -m
-    (trap '' PIPE && exec tee -a -- "$log" <"$state/live" 9>&-) &
-    display=$!
+    start_display
     # Not in the caller's folder: a random.py there would be taken for Python's.
     (cd -- "$root" && exec "$@") >"$state/launcher.log" 2>&1 </dev/null 9>&- &
     launcher=$!
@@ -47,7 +47,13 @@ supervise() {
     fi
     drain "$display"
     conclude "$status"
-    trap - "${signals[@]}"
+    trap - "${signals[@]}" PIPE
+}
+
+# start_display: rank 0's output goes to the log and the terminal. Call it under `set -m`.
+start_display() {
+    (trap '' PIPE && exec tee -a -- "$log" <"$state/live" 9>&-) &
+    display=$!
 }
 
 start_state() {
@@ -66,6 +72,11 @@ watch() {
     while is_alive "$launcher" || is_any_rank_alive; do
         pause 0.2
         tell_progress
+        if ! is_alive "$display"; then # rank 0 would wait for ever for room in the pipe
+            set -m
+            start_display
+            set +m
+        fi
         if [[ ! -e $state/stopping ]]; then
             if [[ -s $state/failed ]]; then
                 # The record of a killed rank may come in after those of the peers who noticed.
@@ -116,8 +127,8 @@ pause() {
 interrupt() {
     if [[ -z $interrupted ]]; then
         interrupted=$1 interrupted_at=$(centiseconds)
-        say "SIG$1: stopping the run; once more stops it at once" >&2
         stop_ranks "$1" "$interrupt_seconds"
+        say "SIG$1: stopping the run; once more stops it at once" >&2
     elif [[ $1 != HUP ]] && (($(centiseconds) - interrupted_at > 30)); then
         deadline=$SECONDS
         kill_ranks
@@ -200,16 +211,16 @@ conclude() {
         ((card == cards[0])) || { # that one was shown as it ran
             printf '\n---- last lines of rank %s ----\n' "$rank"
             tail -n 20 -- "$log"
-        } >&2
+        } >&2 || true # as in `say`
         ((nodes == 1)) \
             || say "rendezvous: $rendezvous. A time-out or a lost connection is most often another" \
                 "node's fault, or the network's: see also the last lines of the other nodes." >&2
         die "$status" "rank $rank failed first: it $(describe "$status"); its log: $log"
     elif (($1)) && [[ -n $awaited ]]; then
-        tail -n 20 -- "$state/launcher.log" >&2
+        tail -n 20 -- "$state/launcher.log" >&2 || true
         die "$1" "the nodes did not meet: this one, $node of $nodes, waited $awaited"
     elif (($1)); then
-        tail -n 20 -- "$state/launcher.log" >&2
+        tail -n 20 -- "$state/launcher.log" >&2 || true
         die "$1" "the launcher of the ranks $(describe "$1"); log: $log"
     fi
 }

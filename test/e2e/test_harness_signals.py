@@ -46,7 +46,7 @@ def tree(tmp_path):
 
 def started(tree, script, count, *arguments, **env):
     """The running script, and the process ids of its ranks, each of which listens."""
-    process = tree.start(script, *arguments, STUB=LISTEN, **env)
+    process = tree.start(script, *arguments, **dict({"STUB": LISTEN}, **env))
     pids = tree.wait_for_ranks(count)
     end = time.monotonic() + 20
     logs = [tree.output / str(rank) / f"train_{rank}.log" for rank in range(count)]
@@ -152,8 +152,8 @@ def test_a_second_signal_later_stops_at_once_whichever_it_is(tree, second):
     assert nothing_is_left(tree, pids)
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_training_once(tree):
-    """It goes to the whole foreground process group; the training is in another one."""
+def in_a_terminal(tree):
+    """The script in a terminal of its own, and the terminal's other end, once training runs."""
     master, slave = pty.openpty()
 
     def take_the_terminal():
@@ -169,6 +169,13 @@ def test_ctrl_c_in_a_terminal_reaches_the_training_once(tree):
     shown = b""
     while b"hanging" not in shown:
         shown += os.read(master, 4096)
+    return process, master
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_training_once(tree):
+    """It goes to the whole foreground process group; the training is in another one."""
+    process, master = in_a_terminal(tree)
+    shown = b""
     os.write(master, b"\x03")
     try:
         while True:
@@ -177,5 +184,41 @@ def test_ctrl_c_in_a_terminal_reaches_the_training_once(tree):
         pass
     assert process.wait(20) == 130
     os.close(master)
+    shown = shown.replace(b"SIGINT: stopping the run; once more stops it at once\r\n", b"")
     assert re.search(rb"got SIGINT\r\nsaved\r\n\[Error\] interrupted by SIGINT; log", shown), shown
     assert b"second" not in shown and b"Final" not in shown
+
+
+def test_a_terminal_that_is_gone_leaves_no_training_behind(tree):
+    """Every message of the script fails then, with an error of its own."""
+    process, master = in_a_terminal(tree)
+    os.close(master)
+    assert process.wait(20) == 129
+    assert (tree.output / "0" / "train_0.log").read_text() == "hanging\ngot SIGHUP\nsaved\n"
+    assert nothing_is_left(tree, [tree.call()["pid"]])
+
+
+def test_ctrl_c_that_ends_the_reader_first_leaves_no_training_behind(tree):
+    """`bash train_full_1p.sh 2>&1 | tee my.log`: tee dies of the same Ctrl-C, and sooner."""
+    process, pids, logs = started(tree, "train_full_1p.sh", 1)
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert logs[0].read_text() == "hanging\ngot SIGINT\nsaved\n"
+    assert nothing_is_left(tree, pids)
+
+
+def test_a_display_that_dies_does_not_stop_the_training(tree):
+    """It reads the pipe that the training writes to."""
+    process, pids, logs = started(tree, "train_full_1p.sh", 1, STUB=LISTEN.replace(
+        'print("saved"', 'print("x" * 200000, "end of much")\nprint("saved"'))
+    children = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(process.pid)],
+                              stdout=subprocess.PIPE, text=True).stdout
+    os.kill(int(re.search(r"(\d+) tee$", children, re.M).group(1)), signal.SIGKILL)
+    time.sleep(0.5)
+    os.kill(pids[0], signal.SIGTERM)
+    done = finish(process, 30)
+    assert done.returncode == 143
+    assert "end of much\nsaved\n" in done.stdout
+    assert logs[0].read_text().endswith("end of much\nsaved\n")
