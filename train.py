@@ -268,6 +268,8 @@ def open_run(cfg, folder, who, epoch, lock, scratch):
     if cfg.evaluate and not cfg.output:
         folder = None
     elif who.is_main:
+        if not cfg.lr_find:  # which writes beside a run
+            runfolder.check_source(folder, cfg.resume)
         if is_trial(cfg):
             folder = scratch.inside(folder, is_shared=bool(cfg.resume or cfg.lr_find))
         runfolder.claim(folder, resume=bool(cfg.resume))

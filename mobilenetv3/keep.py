@@ -9,6 +9,8 @@ only when all of it is on the disk, and an older one goes only after that, so th
 moment leaves the newest or the one before it.
 """
 import errno
+import itertools
+import os
 import re
 import threading
 from pathlib import Path
@@ -18,7 +20,7 @@ from mobilenetv3 import checkpoint, files
 
 FOLDER = "checkpoints"
 ASIDE = ".aside"
-"""Ends the name of a checkpoint that lies beyond where a run was resumed."""
+"""Ends the name of a checkpoint that lies beyond where a run was resumed; then .aside.2, ..."""
 FAILURES = 3
 """So many checkpoints in a row that could not be written stop the run."""
 
@@ -197,7 +199,7 @@ class Keeper:
         elif not rest and beyond:
             last.unlink()
         for path in beyond:
-            path.replace(path.with_name(path.name + ASIDE))
+            path.replace(_free_aside(path))
         if rest:
             files.link_atomically(rest[0][1], last)
         if not beyond:
@@ -265,6 +267,15 @@ def newest(folder: Path, log: Callable[[str], None] = print) -> Optional[Tuple[P
 def _is_among(path: Path, among: List[Tuple[Position, Path]]) -> bool:
     """Whether a file is another name of one of these."""
     return any(path.samefile(other) for _, other in among)
+
+
+def _free_aside(path: Path) -> Path:
+    """A name to set a checkpoint aside under that no other has: of an earlier going back."""
+    for number in itertools.count(1):
+        aside = path.with_name(path.name + ASIDE + (f".{number}" if number > 1 else ""))
+        if not os.path.lexists(str(aside)):
+            return aside
+    raise AssertionError("numbers do not end")
 
 
 def _read(path: Path, damaged: List[str]) -> Any:

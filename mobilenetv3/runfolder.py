@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Optional
 
-from mobilenetv3 import logfmt
+from mobilenetv3 import checkpoint, keep, logfmt
 from mobilenetv3.events import Events
 from mobilenetv3.files import write_atomically
 from mobilenetv3.live import Terminal
@@ -24,6 +24,7 @@ LOCK = "run.lock"
 RANGE_TEST = "lr_find"
 """What the names of a range test's results begin with; a run may begin beside them."""
 
+_OF_A_RUN = (CONFIG, LOG, METRICS, keep.FOLDER, checkpoint.LAST, checkpoint.BEST)
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
@@ -35,9 +36,43 @@ def choose(output: str, resume: str, model: str) -> Path:
     """
     if output:
         return Path(output)
-    if resume and (Path(resume).parent / CONFIG).is_file():
-        return Path(resume).parent
+    home = _home_of(resume) if resume else None
+    if home is not None:
+        return home
     return Path("output") / f"{time.strftime('%Y%m%d-%H%M%S')}-{model}"
+
+
+def _home_of(file: str) -> Optional[Path]:
+    """The run folder that a checkpoint is in, or in whose own folder of them; None for none."""
+    folder = Path(file).parent
+    if (folder / CONFIG).is_file():
+        return folder
+    folder = Path(os.path.abspath(str(folder)))  # typed inside that folder, it has no name
+    if folder.name == keep.FOLDER and (folder.parent / CONFIG).is_file():
+        return folder.parent
+    return None
+
+
+def check_source(folder: Path, resume: str) -> None:
+    """Refuse a folder with a run in it to a run that goes on from a checkpoint elsewhere.
+
+    The folder's own checkpoints would give way to those of the other run.
+
+    Args:
+        resume: as typed; "auto" is always of the folder.
+
+    Raises:
+        ValueError: the folder holds a run, and the file is not in there.
+    """
+    if resume in ("", "auto") or not any((folder / name).exists() for name in _OF_A_RUN):
+        return
+    file = Path(os.path.abspath(resume))
+    parents = {*file.parents, *file.resolve().parents}  # a link in the folder is in it, too
+    if not any(folder.samefile(parent) for parent in parents):
+        raise ValueError(
+            f"--output {folder} holds a run that --resume {resume} is not of, and nothing in it "
+            "will be overwritten; name a new folder, or go on with the run in it: --resume auto"
+        )
 
 
 def claim(folder: Path, resume: bool) -> None:

@@ -203,6 +203,19 @@ def test_what_lies_beyond_the_start_is_not_taken_for_the_newest_later(tmp_path):
     assert keep.newest(tmp_path)[1]["step"] == checkpoint.load(tmp_path / checkpoint.LAST)["step"]
 
 
+def test_going_back_twice_over_one_position_keeps_both_sets(tmp_path):
+    """The second set took the names of the first, which was gone."""
+    for value in (1, 2, 3):
+        keeper = keep.Keeper(tmp_path, start=(1, 0))
+        keeper.save(state(2, value=value), 2, 0)
+        keeper.close()
+    keep.Keeper(tmp_path, start=(1, 0))
+    path = tmp_path / keep.FOLDER / (keep.file_name(keep.Position(2, 0)) + keep.ASIDE)
+    aside = [path, path.with_name(path.name + ".2"), path.with_name(path.name + ".3")]
+    assert [float(checkpoint.load(one)["state_dict"]["w"][0, 0]) for one in aside] == [1, 2, 3]
+    assert keep.listed(tmp_path) == [] and keep.newest(tmp_path) is None
+
+
 def test_the_best_of_another_course_is_told_of(tmp_path):
     keeper = keep.Keeper(tmp_path)
     for epoch in (1, 2):

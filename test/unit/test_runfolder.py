@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
-from mobilenetv3 import runfolder
+from mobilenetv3 import checkpoint, keep, runfolder
 
 # --------------------------------------------------------------------------------------- lock
 
@@ -96,6 +97,60 @@ def test_a_folder_that_holds_nothing_but_a_lock_is_empty(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
         runfolder.claim(tmp_path, resume=False)
+
+
+# ------------------------------------------------------------------------------------ choosing
+
+
+def run_in(folder):
+    """A run folder with a checkpoint under its three names."""
+    (folder / keep.FOLDER).mkdir(parents=True)
+    files = [folder / checkpoint.LAST, folder / checkpoint.BEST,
+             folder / keep.FOLDER / keep.file_name(keep.Position(3, 0))]
+    for file in (*files, folder / runfolder.CONFIG):
+        file.write_text("x")
+    return files
+
+
+def test_a_checkpoint_in_the_folder_of_checkpoints_is_gone_on_with_in_its_run(
+        tmp_path, monkeypatch):
+    """Only one named checkpoint.pth.tar was; the others began a new folder under output/."""
+    for file in run_in(tmp_path / "run"):
+        assert runfolder.choose("", str(file), "model") == tmp_path / "run"
+    monkeypatch.chdir(tmp_path / "run" / keep.FOLDER)
+    assert runfolder.choose("", file.name, "model") == tmp_path / "run"
+    assert runfolder.choose("x", str(file), "model") == Path("x")
+    for loose in (tmp_path / "a.pth.tar", tmp_path / "run" / "old" / "a.pth.tar"):
+        assert runfolder.choose("", str(loose), "model").parent == Path("output")
+
+
+def test_a_checkpoint_of_another_run_does_not_take_a_run_s_folder(tmp_path):
+    """It did: checkpoints were set aside and rotated away, the best overwritten, metrics mixed."""
+    theirs, own = run_in(tmp_path / "other"), run_in(tmp_path / "run")
+    loose = tmp_path / "a.pth.tar"
+    loose.write_text("x")
+    for file in (*theirs, loose):
+        with pytest.raises(ValueError, match="run holds a run that --resume .* is not of"):
+            runfolder.check_source(tmp_path / "run", str(file))
+    with pytest.raises(ValueError, match="is not of"):  # an older version's has one file
+        for name in (keep.FOLDER, runfolder.CONFIG, checkpoint.BEST):
+            (tmp_path / "run" / name).rename(tmp_path / name)
+        runfolder.check_source(tmp_path / "run", str(loose))
+    assert own[0].exists()
+
+
+def test_the_folder_of_the_checkpoint_a_new_one_and_auto_are_gone_on_in(tmp_path, monkeypatch):
+    (tmp_path / "link.pth.tar").symlink_to(run_in(tmp_path / "run")[0])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "lr_find.json").write_text("x")
+    runfolder.lock(tmp_path / "other").release()
+    for file in (*run_in(tmp_path / "a" / "run"), tmp_path / "link.pth.tar"):
+        for folder in (tmp_path / "other", tmp_path / "new"):
+            runfolder.check_source(folder, str(file))
+    runfolder.check_source(tmp_path / "run", str(tmp_path / "link.pth.tar"))
+    runfolder.check_source(tmp_path / "run", "auto")
+    monkeypatch.chdir(tmp_path / "run")
+    runfolder.check_source(Path("."), checkpoint.LAST)
 
 
 # ------------------------------------------------------------------------------------ records
