@@ -122,7 +122,7 @@ def train_one_epoch(model, batches, criterion, optimizer, precision, schedule, e
         progress.times.data += time.perf_counter() - waited
 
         first = step - step % loop.accumulate  # of the steps that make this update
-        group = min(loop.accumulate, steps - first)
+        group = min(loop.accumulate, progress.end - first)
         is_update = step + 1 == first + group or step == last
         with _no_sync(model, is_update):
             with loop.profile.phase("forward"):

@@ -14,7 +14,6 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional
 import torch
 
 from mobilenetv3 import dist, peers
-from mobilenetv3.entry import Interrupted
 from mobilenetv3.peers import Pulse
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
@@ -125,11 +124,18 @@ class Watch:
         """A loader of a validation, which ends where this rank has received a signal."""
         return Guarded(batches, self)
 
+    def on_any_rank(self) -> Optional[int]:
+        """The signal that any of the ranks has received; every rank must ask."""
+        asked = dist.gather_bytes(b"%d" % (self.received or self.agreed or 0))
+        return max(map(int, asked)) or None
+
 
 class Guarded:
     """A loader whose iteration a signal breaks off.
 
-    Ranks have different numbers of batches in a validation, so none waits here for another.
+    Ranks have different numbers of batches in a validation, so none waits here for another. All of
+    them meet where the score is summed up, also those that were broken off: a rank that left there
+    would keep the others waiting, and nothing would be saved.
     """
 
     def __init__(self, batches: Iterable, watch: Watch):
@@ -139,15 +145,10 @@ class Guarded:
         return len(self.batches)
 
     def __iter__(self) -> Iterator:
-        """Yield the batches.
-
-        Raises:
-            entry.Interrupted: a signal came.
-        """
+        """Yield the batches, up to a signal; then ask `Watch.on_any_rank`."""
         for batch in self.batches:
-            number = self.watch.received or self.watch.agreed
-            if number:
-                raise Interrupted(number)
+            if self.watch.received or self.watch.agreed:
+                return
             yield batch
 
 

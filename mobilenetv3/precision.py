@@ -126,8 +126,7 @@ class Precision:
     def _autocast(self):
         if not self.level.autocasts:
             return contextlib.nullcontext()
-        # The common form came with 1.10, but knows devices from outside PyTorch only from 2.1 on.
-        if TORCH_VERSION >= (2, 1) or (TORCH_VERSION >= (1, 10) and self.device.is_builtin):
+        if _autocasts_to_any(self.device):
             return torch.autocast(self.device.type, dtype=self.dtype)
         return self.device.module.amp.autocast()
 
@@ -222,6 +221,12 @@ class Precision:
             self.scaler.load_state_dict(state)
 
 
+def _autocasts_to_any(device: Device) -> bool:
+    """Whether autocast takes a type: its common form came with PyTorch 1.10, but knows devices from
+    outside PyTorch only from 2.1 on."""
+    return TORCH_VERSION >= (2, 1) or (TORCH_VERSION >= (1, 10) and device.is_builtin)
+
+
 class _Weights:
     """A model's float32 state behind the one method that an average asks for."""
 
@@ -253,6 +258,11 @@ def create_precision(level: str, device: Device, dtype: Optional[str] = None,
         raise ValueError(
             f"--apex-opt-level {level} on the CPU needs PyTorch 2.1 or newer (this is "
             f"{torch.__version__}); use O0"
+        )
+    if level == "O1" and dtype == "bfloat16" and not _autocasts_to_any(device):
+        raise ValueError(
+            f"--apex-opt-level O1 with --amp-dtype bfloat16 on {device.type} needs a newer PyTorch "
+            f"(this is {torch.__version__}): here O1 computes in float16; use O2, or float16"
         )
     if loss_scale is None:
         loss_scale = LEVELS[level].loss_scale if dtype == "float16" else 1.0

@@ -159,7 +159,9 @@ class DynamicScaler:
         return {"loss_scale": self.scale, "unskipped": self.unskipped}
 
     def load_state_dict(self, state: Dict[str, float]) -> None:
-        """Take over a state, also one that a constant scale left."""
+        """Take over a state, also one that a constant scale left; where there was none, begin."""
+        if state["loss_scale"] == 1.0 and not state["unskipped"]:
+            return  # from 1 it would take 16 times 2,000 updates to grow to where it begins
         self._state = torch.tensor([float(state["loss_scale"]), float(state["unskipped"]), 0.0])
 
 

@@ -65,7 +65,7 @@ def take(parts: Parts, progress: Progress, best: Optional[Dict[str, Any]], class
         config: the options, for whoever reads the file.
     """
     model, optimizer, precision, ema, _ = parts
-    is_inside = 0 < progress.step < progress.end
+    is_inside = 0 < progress.step < progress.steps
     return {
         "format": FORMAT,
         "epoch": progress.epoch,  # epochs done

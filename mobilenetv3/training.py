@@ -80,9 +80,9 @@ def train(job, place, state):
             record["fps"] = clock.fps
             run.log(logfmt.Throughput(clock.fps).line())
         is_best = False
+        if not was_over:
+            share_buffers(job)
         if job.val_loader is not None:
-            if not was_over:
-                share_buffers(job)
             try:
                 acc1, seen = validate(job, record)
             except entry.Interrupted as stop:
@@ -96,12 +96,14 @@ def train(job, place, state):
         # Before the checkpoint: a run killed in between resumes before this epoch, and writes its
         # line again; the other way round the line would be lost.
         run.metrics(**record, seconds=time.monotonic() - started)
-        save(job, engine.Progress(epoch, steps), best, is_best)
+        # A run that --max_steps ends inside of an epoch may go on there with more of them.
+        is_whole = progress.step == steps
+        save(job, engine.Progress(epoch, steps) if is_whole else progress, best, is_best)
     return best
 
 
 def share_buffers(job):
-    """Make one model of those of all ranks, before it is scored."""
+    """Make one model of those of all ranks, before it is scored and saved."""
     for scored in filter(None, (job.parts.model, job.parts.ema.module)):
         dist.sync_buffers(scored, job.dist_bn)
 
@@ -171,6 +173,9 @@ def go_back(job, error):
     if found is None:
         raise error
     place = snapshot.put_back(found.state, job.parts)
+    for parameter in job.parts.model.parameters():  # of micro-steps that made no update yet
+        if parameter.grad is not None:
+            parameter.grad.zero_()
     step = -(-(error.step + 1) // job.loop.accumulate) * job.loop.accumulate
     score = place.score if place.epoch == error.epoch else metrics.Score()
     progress = progress_at(job, error.epoch, min(step, len(job.train_loader)), score)
@@ -197,7 +202,11 @@ def validate(job, record):
 
     def score_of(scored):
         loader, seen = watch.guard(job.val_loader), validated.Seen()
-        return engine.evaluate(scored, loader, precision, job.loop.print_freq, log, seen), seen
+        score = engine.evaluate(scored, loader, precision, job.loop.print_freq, log, seen)
+        number = watch.on_any_rank()
+        if number:
+            raise entry.Interrupted(number)
+        return score, seen
 
     score, seen = score_of(model)
     if ema.module is not None:

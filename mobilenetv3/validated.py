@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from mobilenetv3 import confusion, dist, inference, metrics
+from mobilenetv3.data.manifest import Lost
 from mobilenetv3.files import write_atomically
 
 FILE = "validation.json"
@@ -106,7 +107,7 @@ class Examiner:
             content["mistakes"] = [self._with_picture(one) for one in mistakes]
             text = json.dumps(content) + "\n"
             write_atomically(self.folder / FILE, lambda file: file.write(text.encode("ascii")))
-        except OSError as error:
+        except (OSError, Lost) as error:  # Lost: an image is behind a URL that answers no more
             self.log(f"=> {self.folder / FILE} is not written: {error}")
 
     def _indices(self) -> List[int]:

@@ -133,10 +133,14 @@ class BadFiles:
     def _write(self, files: List[BadFile]) -> None:
         lines = "".join(f"{escaped(file.path)}\t{escaped(file.reason)}\n" for file in files
                         if escaped(file.path) not in self._listed)
-        if lines:
+        if not lines:
+            return
+        try:
             # One write, at the end of the file whatever else has been written there.
             with open(str(self.path), "ab", buffering=0) as target:
                 target.write(lines.encode("utf-8", "surrogateescape"))
+        except OSError as error:  # a full disk does not end the run
+            self.log(f"=> {len(files)} bad files are not written to {self.path}: {error.strerror}")
 
 
 def _paths_in(path: Path) -> set:
