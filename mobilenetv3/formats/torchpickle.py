@@ -122,6 +122,16 @@ def _bytearray(content: Any = b"", encoding: str = "latin-1") -> bytearray:
     return bytearray(content if type(content) is bytes else _encode(content, encoding))
 
 
+def _device(*named: Any) -> Any:
+    """A torch.device; as text where this PyTorch lacks the kind: "npu:0" without torch_npu."""
+    if not named or type(named[0]) is not str or any(type(part) is not int for part in named[1:]):
+        raise ValueError("a device without a name")
+    try:
+        return torch.device(*named)
+    except RuntimeError:
+        return ":".join(map(str, named))
+
+
 def _get_attribute(owner: Any, name: Any) -> _Skipped:
     """getattr, by which protocol 2 names the methods that a skipped object refers to."""
     if type(owner) is not Function or owner.call is not _Skipped:
@@ -172,7 +182,7 @@ _ALLOWED = {
     "_codecs.encode": _encode,
     "argparse.Namespace": argparse.Namespace,
     "torch.Size": torch.Size,
-    "torch.device": torch.device,
+    "torch.device": _device,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import FORMATS, refused, state
+from checkpoint_files import FORMATS, Call, pickled, refused, state, write_zip
 
 from mobilenetv3 import checkpoint
 
@@ -322,3 +322,10 @@ def test_booleans_of_safetensors_are_made_of_zeros_and_ones_only(tmp_path):
     header = {"w": entry(dtype="BOOL", shape=[4], data_offsets=[0, 4])}
     write_safetensors(path, header, bytes([0, 1, 2, 255]))
     assert checkpoint.load(path)["w"].view(torch.uint8).tolist() == [0, 1, 1, 1]
+
+
+def test_a_device_that_this_pytorch_lacks_made_the_file_damaged(tmp_path):
+    # As torch_npu pickles one; "npux" is a kind that no PyTorch has, so that it is text everywhere.
+    path = tmp_path / "a.pth"
+    write_zip(path, pickled({"device": Call(torch.device, "npux", 1)}))
+    assert checkpoint.load(path) == {"device": "npux:1"}
