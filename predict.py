@@ -85,13 +85,11 @@ def load(cfg):
 
 def reader(turns):
     """file -> PIL image, turned as its EXIF entry says where that is asked for."""
-    from PIL import ImageOps
-
-    from mobilenetv3.prepare import read_image
+    from mobilenetv3.prepare import read_image, turned
 
     if not turns:
         return read_image
-    return lambda file: ImageOps.exif_transpose(read_image(file))
+    return lambda file: turned(read_image(file))
 
 
 def with_tiles(images, tiles):

@@ -16,6 +16,12 @@ from mobilenetv3.options.data import PREPARE
 
 ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
 
+_ORIENTATION = 0x0112  # the entry of EXIF
+_TURNS = {  # its values but for 1, which is upright
+    2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE,
+    6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90,
+}
+
 _FORMS = "a path, a PIL image, or a uint8 array: (H, W, 3) in the order R, G, B, or (H, W)"
 
 
@@ -50,6 +56,19 @@ def read_image(image: ImageLike) -> Image.Image:
         return imagefile.decode(imagefile.read(path))
     except OSError as error:
         raise ValueError(f"{path} cannot be used: {error.strerror or error}") from error
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF entry says; as it is where there is none that can be read.
+
+    Pillow's exif_transpose also rewrites the other entries, and fails where one is malformed.
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged entry fails in as many ways as there are fields in it
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:

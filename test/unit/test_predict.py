@@ -2,12 +2,13 @@
 import csv
 import json
 import os
+import struct
 import threading
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from mobilenetv3 import files, predictions, results, sheet
+from mobilenetv3 import files, predictions, prepare, results, sheet
 from mobilenetv3.options.predict import parse_predict, predict_parser
 from mobilenetv3.predictions import Prediction
 
@@ -252,3 +253,49 @@ def test_long_words_are_cut_to_the_width_of_the_image():
     assert all(sheet._width(line, font) <= 100 for line in lines)
     assert sheet.shortened("W" * 300, font, 100).endswith("W...")
     assert sheet.wrapped("50.0% cat", font, 192, 2) == ["50.0% cat"]
+
+
+# ------------------------------------------------------------------------------------ turned images
+
+
+def exif_of(orientation, *more):
+    """EXIF of a JPEG, little-endian, with entries beyond the orientation: (tag, type, count)."""
+    entries = [(0x0112, 3, 1, orientation), *((*one, 0x7FFFFFF0) for one in more)]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + table + b"\0\0\0\0"
+
+
+def wide(exif=b""):
+    """A picture of 3 x 2 pixels that says so much of itself."""
+    image = Image.new("RGB", (3, 2))
+    image.putpixel((0, 0), (255, 0, 0))
+    image.info["exif"] = exif
+    return image
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_pillow_turns_it(orientation):
+    image = wide(exif_of(orientation))
+    assert prepare.turned(image).tobytes() == ImageOps.exif_transpose(image).tobytes()
+    assert prepare.turned(image).size == ((3, 2) if orientation < 5 else (2, 3))
+
+
+@pytest.mark.parametrize("exif, size", [
+    (b"Exif\0\0garbage", (3, 2)),  # no header: SyntaxError
+    (b"Exif\0\0II*\0\x08\0\0\0\xff\xff", (3, 2)),  # ends within its table: struct.error
+    (b"Exif\0\0II", (3, 2)),
+    (exif_of(6, (0x8769, 4, 1)), (2, 3)),  # turned, and a pointer to entries behind the end
+    (exif_of(99), (3, 2)),
+])
+def test_a_malformed_exif_block_ended_the_whole_batch(exif, size):
+    assert prepare.turned(wide(exif)).size == size
+
+
+def test_an_exif_block_that_pillow_cannot_even_open_leaves_the_image_as_it_is(monkeypatch):
+    for error in (struct.error("unpack"), TypeError("None"), AttributeError("x")):
+        def fail(self, error=error):
+            raise error
+
+        monkeypatch.setattr(Image.Image, "getexif", fail)
+        image = wide()
+        assert prepare.turned(image) is image
