@@ -52,6 +52,12 @@ def from_file(file: str, arch: Optional[str], ema: Optional[bool],
     """A file of weights of any family, in the network that it is for; see `read`."""
     weights = convert.read(file, ema=ema)
     build.require_classifier(weights.config["arch"])
+    channels = weights.config["in_chans"]
+    if channels != 3:
+        raise ValueError(
+            f"{file} takes {channels} input channel{'s' * (channels > 1)}, and the images of a "
+            "data set have 3 here; predict.py takes weights for grey images"
+        )
     if arch and models.canonical_name(arch) != weights.config["arch"]:
         weights = convert.read(file, ema=ema, arch=arch)
     unknown = sorted(given.keys() - weights.config.keys())
