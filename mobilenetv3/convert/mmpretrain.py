@@ -4,7 +4,7 @@ Files: {"meta", "state_dict"}. meta carries the text of the configuration, which
 weights do not: the batch norm's eps, the preparation of images.
 """
 import ast
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from torch import Tensor
 
@@ -38,6 +38,14 @@ V3_ARCHS = {
     ("mobilenetv3_small_1280", 1.0): "small",
     ("mobilenetv3_small", 0.75): "small_075",
     ("mobilenetv3_small", 0.5): "small_050",
+}
+
+# Sides of the images of a data set that are all of one size.
+SIDES = {"CIFAR10": 32, "CIFAR100": 32}
+# Steps of a pipeline that are understood, or leave the image's size and values as they are.
+KNOWN_STEPS = {
+    "LoadImageFromFile", "ResizeEdge", "Resize", "CenterCrop", "Normalize", "ImageToTensor",
+    "ToTensor", "Collect", "PackInputs", "PackClsInputs",
 }
 
 # Characters of a configuration that is looked at; its own are 5,000 to 20,000. Python's parser
@@ -108,26 +116,74 @@ def facts(content: Content, network: Network) -> Facts:
     options.update({"bn_" + key: float(norm[key]) for key in ("eps", "momentum")
                     if is_number(norm.get(key))})
     classes = dict_of(meta.get("dataset_meta")).get("classes") or meta.get("CLASSES")
-    return Facts(network.arch, options, _preparation(config, from_timm), tuple(notes),
-                 names_of(classes))
+    prepare, left = _preparation(config, from_timm)
+    return Facts(network.arch, options, prepare, (*notes, *left), names_of(classes))
 
 
-def _preparation(config: Dict[str, Any], from_timm: bool) -> Dict[str, Any]:
+def _preparation(config: Dict[str, Any], from_timm: bool) -> Tuple[Dict[str, Any], List[str]]:
+    """How images are prepared by a configuration, and what of that it leaves open."""
     prepare = preparation("bicubic" if from_timm else "bilinear")
-    pixels: Dict[str, Any] = {}
-    take(pixels, dict_of(config.get("data_preprocessor")))
-    prepare.update({key: [value / 255.0 for value in pixels[key]]  # there of values up to 255
-                    for key in ("mean", "std") if key in pixels})
-    pipeline = config.get("test_pipeline")
-    steps = {str(step.get("type")): step
+    loader = dict_of(dict_of(config.get("test_dataloader")).get("dataset"))
+    loader = loader or dict_of(dict_of(config.get("data")).get("test"))  # mmcls 0.x
+    pipeline = loader.get("pipeline") or config.get("test_pipeline")
+    steps = {str(step.get("type")).rpartition(".")[2]: step
              for step in (pipeline if isinstance(pipeline, list) else [])
              if isinstance(step, dict)}
-    crop, resize = (dict_of(steps.get(name)) for name in ("CenterCrop", "ResizeEdge"))
-    size, side = crop.get("crop_size"), resize.get("scale")
-    if isinstance(size, int) and isinstance(side, int) and 0 < size <= side:
-        prepare.update(img_size=size, crop_pct=crop_for(size, side), interpolation="bilinear")
-        take(prepare, resize)
-    return prepare
+    for place in (config.get("img_norm_cfg"), steps.get("Normalize"),
+                  config.get("data_preprocessor"),
+                  dict_of(config.get("model")).get("data_preprocessor")):
+        pixels: Dict[str, Any] = {}
+        take(pixels, dict_of(place))
+        prepare.update({key: [value / 255.0 for value in pixels[key]]  # there of values up to 255
+                        for key in ("mean", "std") if key in pixels})
+    if not config:
+        return prepare, []
+    dataset = str(loader.get("type") or config.get("dataset_type")).rpartition(".")[2]
+    sides, note = _sides(steps, dataset)
+    if sides is None:
+        return prepare, [f"the configuration in the file {note}; it is taken for 224 of 256 "
+                         "pixels, which --img_size and --crop_pct change"]
+    prepare.update(img_size=sides[0], crop_pct=crop_for(*sides), interpolation="bilinear")
+    take(prepare, dict_of(steps.get("ResizeEdge") or steps.get("Resize")))
+    return prepare, [f"the configuration in the file {note}"] if note else []
+
+
+def _sides(steps: Dict[str, Any], dataset: str) -> Tuple[Optional[Tuple[int, int]], str]:
+    """(side that the network sees, shorter side of the image that it is cut from), and a remark.
+
+    None, and why, where the steps of a pipeline do not come to these two.
+    """
+    if not steps:
+        return None, "does not say how images are prepared"
+    others, crop = sorted(steps.keys() - KNOWN_STEPS), dict_of(steps.get("CenterCrop"))
+    if others or crop.get("efficientnet_style"):
+        return None, f"prepares images by {', '.join(others) or 'a crop of EfficientNet'}"
+    side, is_square, note = SIDES.get(dataset), True, ""
+    if "Resize" in steps or "ResizeEdge" in steps:
+        side, is_square = _resized(steps)
+        note = "squeezes images into a square; here their centre is taken" if is_square else ""
+    size = crop.get("crop_size") if crop or not is_square else side
+    size = size[0] if isinstance(size, list) and size and size == size[:1] * 2 else size
+    if not (_is_side(size) and _is_side(side) and size <= side):
+        return None, "does not make a square of every image by its shorter side and a crop"
+    return (size, side), note
+
+
+def _resized(steps: Dict[str, Any]) -> Tuple[Any, bool]:
+    """The side that images are resized to, and whether both sides are; (None, False): neither."""
+    edge, resize = dict_of(steps.get("ResizeEdge")), dict_of(steps.get("Resize"))
+    if edge:
+        return (edge.get("scale") if edge.get("edge", "short") == "short" else None), False
+    scale = resize.get("scale", resize.get("size"))
+    side = scale[0] if isinstance(scale, list) and scale else scale
+    if scale == [side, -1]:  # mmcls 0.x
+        return side, False
+    is_square = scale in (side, [side, side]) and not resize.get("keep_ratio")
+    return (side, True) if is_square else (None, False)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def parse_config(text: str) -> Dict[str, Any]:

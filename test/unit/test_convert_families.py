@@ -155,6 +155,68 @@ def test_mmpretrains_preparation_and_classes_come_from_the_file(tmp_path):
     assert int(224 / weights.prepare["crop_pct"]) == 232  # what the transform resizes to
 
 
+CIFAR = """
+dataset_type = 'CIFAR10'
+data_preprocessor = dict(num_classes=10, mean=[125.307, 122.961, 113.8575],
+                         std=[51.5865, 50.847, 51.255], to_rgb=False)
+test_pipeline = [dict(type='PackInputs')]
+test_dataloader = dict(dataset=dict(type='CIFAR10', pipeline=[dict(type='PackInputs')]))
+"""
+NORM = "mean=[102, 51, 25.5], std=[51, 51, 51], to_rgb=True"
+MMCLS = f"""
+img_norm_cfg = dict({NORM})
+test_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='Resize', size=(146, -1), backend='pillow'),
+    dict(type='CenterCrop', crop_size=128), dict(type='Normalize', {NORM}),
+    dict(type='ImageToTensor', keys=['img']), dict(type='Collect', keys=['img'])]
+"""
+LEFT = "; it is taken for 224 of 256 pixels"
+
+
+def prepared_by(text, path):
+    state = {"meta": {"cfg": text}, "state_dict": peer("mmpretrain-small").state_dict()}
+    torch.save(state, str(path))
+    return convert.read(path)
+
+
+@pytest.mark.parametrize("text, img_size, resize, mean, std", [
+    (CIFAR, 32, 32, 0.4914, 0.2023),  # 125.307 / 255, 51.5865 / 255
+    (CIFAR.replace("PackInputs", "PackClsInputs"), 32, 32, 0.4914, 0.2023),
+    (CIFAR.replace("CIFAR10'", "mmpretrain.CIFAR10'"), 32, 32, 0.4914, 0.2023),
+    (MMCLS, 128, 146, 0.4, 0.2),  # 102 / 255, 51 / 255
+    (MMCLS.replace(f"'Normalize', {NORM}", "'Normalize', **img_norm_cfg"), 128, 146, 0.4, 0.2),
+])
+def test_mmpretrains_preparation_other_than_resize_edge_and_crop_was_taken_for_imagenets(
+        text, img_size, resize, mean, std, tmp_path):
+    weights = prepared_by(text, tmp_path / "a.pth")
+    prepare = weights.prepare
+    assert (prepare["img_size"], int(img_size / prepare["crop_pct"])) == (img_size, resize)
+    assert (round(prepare["mean"][0], 4), round(prepare["std"][0], 4)) == (mean, std)
+    assert len(weights.notes) == 1  # nothing is left open
+
+
+@pytest.mark.parametrize("steps, sides, note", [
+    ("dict(type='Resize', scale=160)", (160, 160), "squeezes images into a square"),
+    ("dict(type='Resize', scale=(160, 160)), dict(type='CenterCrop', crop_size=(144, 144))",
+     (144, 160), "squeezes images into a square"),
+    ("", (224, 256), "does not say how images are prepared" + LEFT),
+    ("dict(type='PackInputs')", (224, 256), "does not make a square of every image"),
+    ("dict(type='ResizeEdge', scale=160)", (224, 256), "does not make a square of every image"),
+    ("dict(type='ResizeEdge', scale=160, edge='long'), dict(type='CenterCrop', crop_size=128)",
+     (224, 256), "does not make a square of every image"),
+    ("dict(type='Resize', scale=(200, 160), keep_ratio=True)", (224, 256), "does not make"),
+    ("dict(type='Pad', size=(40, 40))", (224, 256), "prepares images by Pad" + LEFT),
+    ("dict(type='CenterCrop', crop_size=224, efficientnet_style=True)", (224, 256),
+     "by a crop of EfficientNet"),
+    ("dict(type='Resize'), dict(type='CenterCrop')", (224, 256), "does not make"),
+])
+def test_what_mmpretrains_configuration_leaves_open_is_told(steps, sides, note, tmp_path):
+    weights = prepared_by(f"test_pipeline = [{steps}]", tmp_path / "a.pth")
+    prepare = weights.prepare
+    assert (prepare["img_size"], int(prepare["img_size"] / prepare["crop_pct"])) == sides
+    assert note in weights.notes[-1]
+
+
 @pytest.mark.parametrize("text", [
     "{'a': 1", "model: {backbone: x}", "model = open('x')", "model = {[]: 1}", "model = 3", 3,
     "model = dict(backbone=dict(norm_cfg=dict(eps='x')))", "test_pipeline = [dict(type=[])]",
