@@ -5,7 +5,7 @@ generators of every rank belong to it, and what BatchNorm has counted on each.
 """
 import io
 import random
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ _FREE = {
     "shard_cache_gb", "dry_run", "lr_find", "lr_find_range",
 }
 """Options that change nothing of what is learnt, or that a resumed run does not look at."""
+
+_OF_A_GROUP = ("weight_decay", "momentum", "eps", "betas")
+"""What options set of an optimizer's groups; the rate is the schedule's."""
 
 
 class Parts(NamedTuple):
@@ -98,13 +101,31 @@ def put_back(state: Dict[str, Any], parts: Parts) -> Place:
     if ema.module is not None:
         ema.module.load_state_dict(state["state_dict_ema"])
         ema.updates = state.get("ema_updates", optim.LONG_AGO)
-    optimizer.load_state_dict(state["optimizer"])
+    _put_back_optimizer(optimizer, state["optimizer"])
     precision.load_state_dict(state["precision"])
-    best = {"acc1": state["best_acc1"], "epoch": state["best_epoch"]}
     return Place(
-        state["epoch"], state.get("step", 0), Score(*state.get("score", ())),
-        best if best["epoch"] is not None else None,
+        state["epoch"], state.get("step", 0), Score(*state.get("score", ())), best_of(state)
     )
+
+
+def best_of(state: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """The best validation up to a checkpoint: its "acc1" and "epoch"; None for none."""
+    if state.get("best_epoch") is None:
+        return None
+    return {"acc1": state["best_acc1"], "epoch": state["best_epoch"]}
+
+
+def _put_back_optimizer(optimizer: torch.optim.Optimizer, saved: Dict[str, Any]) -> None:
+    """Put back what an optimizer has gathered; its settings stay those of this run's options.
+
+    load_state_dict() brings the saved ones, and an option that the log tells as changed would
+    change nothing. By group, as some have no weight decay.
+    """
+    given = [{name: group[name] for name in _OF_A_GROUP if name in group}
+             for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, given):
+        group.update(own)
 
 
 def check(state: Any, path: str, parts: Parts, cfg: Dict[str, Any], classes: List[str],
@@ -118,6 +139,8 @@ def check(state: Any, path: str, parts: Parts, cfg: Dict[str, Any], classes: Lis
     saved = state.get("config", {})
     finetune.check_resumable(path, saved, cfg)
     told = [("--opt", saved.get("opt", cfg["opt"]), cfg["opt"])]
+    if told[0][1] == cfg["opt"]:
+        told += _of_groups(state["optimizer"]["param_groups"], parts.optimizer.param_groups)
     if state.get("classes") and list(state["classes"]) != list(classes):
         mine, its = set(classes), set(state["classes"])
         told.append(("classes", ", ".join(sorted(its - mine)[:3]) or "in another order",
@@ -132,6 +155,16 @@ def check(state: Any, path: str, parts: Parts, cfg: Dict[str, Any], classes: Lis
                 f"{path} cannot be resumed: it was saved with {name} {its}{inside}, and this run "
                 f"has {mine}; take the same, or start from its weights with --ckpt_path"
             )
+
+
+def _of_groups(saved: List[Dict[str, Any]], given: List[Dict[str, Any]]) -> List[Tuple]:
+    """(what, saved, given) of an optimizer that what another one gathered may not suit."""
+    # Without weight decay, parameters that are spared it are in one group with the others.
+    told: List[Tuple] = [("groups of parameters (--weight_decay)", len(saved), len(given))]
+    before, now = saved[0].get("momentum"), given[0].get("momentum")
+    if bool(before) != bool(now):  # RMSprop makes the buffers of momentum at its first step only
+        told.append(("--momentum", before, now))
+    return told
 
 
 def notes(state: Dict[str, Any], cfg: Dict[str, Any], world: int) -> List[str]:

@@ -278,6 +278,62 @@ def test_a_checkpoint_of_the_older_format_goes_on_between_its_epochs(trained):
     assert_equal(other.keeper.states[-1], run.keeper.states[-1])
 
 
+def test_options_of_the_optimizer_that_are_given_anew_hold_when_a_run_goes_on():
+    """The log told "weight_decay 0.0001 -> 5e-05", and the run went on with 1e-4."""
+    model = models.create_model("mobilenetv3_small_050", num_classes=4)
+    scales = {name: 0.1 for name, _ in model.named_parameters() if "classifier" not in name}
+
+    def parts_with(opt, *settings):
+        optimizer = optim.create_optimizer(model, opt, *settings, filter_bias_and_bn=True,
+                                           lr_scales=scales)
+        optim.Schedule(optimizer, "step", 2, 6)  # sets initial_lr
+        return snapshot.Parts(model, optimizer, create_precision("O0", CPU), optim.NoEma(), CPU)
+
+    def groups(parts, *names):
+        return [tuple(group[name] for name in names) for group in parts.optimizer.param_groups]
+
+    for opt, settings, others, names, expected in [
+            ("sgd", (0.9, 1e-4), (0.8, 5e-5), ("momentum", "nesterov"), (0.8, True)),
+            ("rmsproptf", (0.9, 1e-4, 1e-3), (0.8, 5e-5, 1e-2), ("momentum", "eps", "alpha"),
+             (0.8, 1e-2, 0.9)),
+            ("adamw", (0.9, 1e-4, 1e-8, (0.9, 0.999)), (0.9, 5e-5, 1e-6, (0.8, 0.99)),
+             ("betas", "eps"), ((0.8, 0.99), 1e-6))]:
+        before = parts_with(opt, 0.4, *settings)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        before.optimizer.step()
+        written = io.BytesIO()
+        checkpoint.write(written, snapshot.take(
+            before, engine.Progress(1, 6), None, CLASSES, 52, options(opt=opt)))
+        state = checkpoint.loads(written.getvalue())
+        after = parts_with(opt, 0.2, *others)
+        snapshot.put_back(state, after)
+        assert groups(after, *names) == [expected] * 4
+        # Biases and norms still have none; the rate is the saved one, until the schedule sets it.
+        assert groups(after, "weight_decay", "lr_scale") == [(0.0, 1.0), (5e-5, 1.0), (0.0, 0.1),
+                                                             (5e-5, 0.1)]
+        assert groups(after, "lr") == groups(before, "lr")
+        assert len(after.optimizer.state_dict()["state"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("before, now, told", [
+    ((0.0, 1e-4), (0.9, 1e-4), "saved with --momentum 0.0, and this run has 0.9"),
+    ((0.9, 1e-4), (0.9, 0.0), r"saved with groups of parameters \(--weight_decay\) 2, and this run "
+                              "has 1"),
+])
+def test_an_optimizer_that_what_was_gathered_does_not_suit_is_refused(before, now, told):
+    """RMSprop without its buffers of momentum fails in the first step, with a bare KeyError."""
+    model = models.create_model("mobilenetv3_small_050", num_classes=4)
+    parts = [snapshot.Parts(
+        model, optim.create_optimizer(model, "rmsprop", 0.1, *settings, filter_bias_and_bn=True),
+        create_precision("O0", CPU), optim.NoEma(), CPU) for settings in (before, now)]
+    config = dict(options(opt="rmsprop"), filter_bias_and_bn=True)
+    state = snapshot.take(parts[0], engine.Progress(1, 6), None, CLASSES, 52, config)
+    snapshot.check(state, "FILE", parts[0], config, CLASSES, 52)
+    with pytest.raises(ValueError, match=f"FILE cannot be resumed: it was {told}"):
+        snapshot.check(state, "FILE", parts[1], config, CLASSES, 52)
+
+
 def poison(run, step, times=1):
     """Make the loss NaN at a step of the second epoch, so many times."""
     criterion, count = run.criterion, [0]
