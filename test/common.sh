@@ -10,8 +10,8 @@ caller=$PWD
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 output_root=$root/test/output
 
-# say WORDS...: one line; names among the words cannot command the terminal. That nobody can read it
-# any more (a closed terminal, a `tee` that is gone) must not end the script, whose ranks would live on.
+# say WORDS...: one line; names among the words cannot command the terminal. That nobody can read
+# it any more (a closed terminal, a `tee` that is gone) must not end the script: its ranks would live.
 say() { printf '%s\n' "${*//[[:cntrl:]]/?}" || true; }
 
 # die STATUS WORDS...: the last line of a script that failed.
@@ -242,7 +242,7 @@ use_half_on_npu() {
 is_npu() {
     [[ ${opt[device]:-auto} == npu ]] && return
     [[ ${opt[device]:-auto} == auto ]] && compgen -G '/dev/davinci[0-9]*' >/dev/null \
-        && "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch_npu"))'
+        && in_root "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch_npu"))'
 }
 
 # ---- Launch ----------------------------------------------------------------------------------------

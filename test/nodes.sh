@@ -176,7 +176,7 @@ check_launcher() {
 # choose_port: a free one where none is given; on node 0, whether that can be listened on.
 choose_port() {
     ((node == 0)) || return 0
-    port=$("$PYTHON" -c 'import errno, socket, sys
+    port=$(in_root "$PYTHON" -c 'import errno, socket, sys
 address, port = sys.argv[1], int(sys.argv[2] or 0)
 with socket.socket() as free:
     free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -191,7 +191,7 @@ with socket.socket() as free:
 
 # has_torchrun: it came with PyTorch 1.9. Asking PyTorch itself would take seconds.
 has_torchrun() {
-    "$PYTHON" -c 'import importlib.util, os, sys
+    in_root "$PYTHON" -c 'import importlib.util, os, sys
 torch = os.path.dirname(importlib.util.find_spec("torch").origin)
 sys.exit(not os.path.exists(os.path.join(torch, "distributed", "run.py")))'
 }

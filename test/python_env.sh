@@ -7,12 +7,14 @@
 # A Python that has everything is used untouched. Otherwise a virtual environment is made at the
 # package root: .venv, or .venv-1.8 for that stack. Where the Python has a working torch of its own
 # (an NPU or GPU machine), the environment lies over it, keeps that torch and adds what is missing.
+# One that was once complete is brought up to date but never removed: a run may be using it, and
+# without a network it could not be made again.
 
 # shellcheck disable=SC2154 # root, caller: see common.sh
 
 # setup_python [REQUIREMENTS...]: set PYTHON; extra requirements are met as well as the package's.
 setup_python() {
-    local stack=${MNV3_STACK:-2} requirements venv base version torch key
+    local stack=${MNV3_STACK:-2} requirements venv base version torch key made_from
     local -a missing=()
     # A script that checked its Python has started this one.
     [[ -z ${MNV3_CHECKED_PYTHON-} || $MNV3_CHECKED_PYTHON != "${PYTHON-}" ]] || return 0
@@ -24,7 +26,7 @@ setup_python() {
     esac
     find_base
     version=$(python_version "$base")
-    mapfile -t missing < <("$base" "$root/test/python_check.py" "$requirements" "$@")
+    mapfile -t missing < <(in_root "$base" "$root/test/python_check.py" "$requirements" "$@")
     ((${#missing[@]})) || die 1 "$base cannot run test/python_check.py"
     torch=${missing[0]}
     missing=("${missing[@]:1}")
@@ -34,6 +36,11 @@ setup_python() {
         PYTHON=$base
         return
     fi
+    # Our own environment, activated, is brought up to date as the Python behind it would do it.
+    if [[ ${base%/bin/*} -ef $venv && -f $venv/mobilenetv3-base ]]; then
+        made_from=$(<"$venv/mobilenetv3-base") # PATH VERSION TORCH
+        base=${made_from% * *} torch=${made_from##* }
+    fi
     key=$(requirements_key "$requirements" "$@")
     if ! is_installed "$key"; then
         lock_installation
@@ -42,6 +49,9 @@ setup_python() {
     fi
     PYTHON=$venv/bin/python
 }
+
+# in_root COMMAND...: in the caller's folder a random.py would be taken for Python's.
+in_root() { (cd -- "$root" && "$@"); }
 
 # find_base: the Python that the user means, as an absolute path in `base`.
 find_base() {
@@ -73,13 +83,14 @@ find_base() {
 # python_version PYTHON: "3.11", or nothing where it does not start.
 python_version() {
     [[ -x $1 ]] || return 0
-    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+    in_root "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
 # torch_works PYTHON: really import it. torch_npu is left out: without CANN it cannot be imported.
 torch_works() {
     local reason
-    reason=$(TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$1" -c 'import torch' 2>&1 >/dev/null) && return
+    reason=$(TORCH_DEVICE_BACKEND_AUTOLOAD=0 in_root "$1" -c 'import torch' 2>&1 >/dev/null) \
+        && return
     say "the torch $torch of $1 does not work (${reason##*$'\n'})"
     return 1
 }
@@ -115,7 +126,7 @@ install() {
         # Whatever the missing packages ask for, the machine's own torch stays.
         pip+=(-c "$venv/constraints.txt" ${missing[@]+"${missing[@]}"})
     fi
-    "${pip[@]}" "${@/#/--requirement=}" \
+    in_root "${pip[@]}" "${@/#/--requirement=}" \
         || die 1 "the installation into $venv failed, see above; run this again to go on with it"
     torch_works "$venv/bin/python" || die 1 "the installation into $venv does not work, see above"
     printf '%s\n' "${keys[@]}" >"$venv/mobilenetv3-installed"
@@ -123,17 +134,23 @@ install() {
 
 # make_environment: an empty environment, over the machine's own packages if its torch is used.
 make_environment() {
-    local kind="$base $version $torch"
+    local kind="$base $version $torch" earlier=""
+    [[ ! -f $venv/mobilenetv3-base ]] || earlier=$(<"$venv/mobilenetv3-base")
     if [[ -e $venv && ! -f $venv/mobilenetv3-base && -n $(ls -A -- "$venv") ]]; then
         die 1 "$venv exists and was not made by this script: activate it and install" \
             "${requirements##*/} into it, or move it away"
     fi
-    if [[ -f $venv/mobilenetv3-installed && $(<"$venv/mobilenetv3-base") == "$kind" ]]; then
+    # Below another version than it was made with, an environment finds none of its packages.
+    if [[ -f $venv/mobilenetv3-installed \
+        && $earlier == *" $(python_version "$venv/bin/python") "* ]]; then
+        [[ $earlier == "$kind" ]] \
+            || die 1 "$venv was made from '$earlier' (Python, version, torch), and this is '$kind':" \
+                "set PYTHON to that one, or move ${venv##*/} away when no run uses it"
         say "other requirements than at the last time: bringing ${venv##*/} up to date"
-        rm -f -- "$venv/mobilenetv3-installed"
+        : >"$venv/mobilenetv3-installed" # still there: a complete one, but for which requirements?
         return
     fi
-    "$base" -c 'import venv, ensurepip' 2>/dev/null \
+    in_root "$base" -c 'import venv, ensurepip' 2>/dev/null \
         || die 1 "$base has no venv module: install it (Debian and Ubuntu: apt install" \
             "python$version-venv) or set PYTHON to a Python that has it"
     if [[ $torch == - ]]; then
@@ -145,48 +162,62 @@ make_environment() {
     rm -rf -- "$venv"
     { mkdir -- "$venv" && printf '%s\n' "$kind" >"$venv/mobilenetv3-base"; } \
         || die 1 "cannot make $venv: the package folder must be writable, or the Python complete"
-    "$base" -m venv "$venv" || die 1 "$base could not make the environment $venv"
+    in_root "$base" -m venv "$venv" || die 1 "$base could not make the environment $venv"
     [[ $torch == - ]] || lay_over
 }
 
 # lay_over: let the environment see the packages of its base, which may be an environment itself.
 lay_over() {
-    "$base" -c 'from importlib import metadata
+    in_root "$base" -c 'from importlib import metadata
 for name in ("torch", "torchvision"):
     try:
         print(name + "==" + metadata.version(name))
     except metadata.PackageNotFoundError:
         pass' >"$venv/constraints.txt"
-    "$base" -c 'import os, sys
+    in_root "$base" -c 'import os, sys
 for path in sys.path:
     if os.path.isdir(path) and os.path.basename(path) in ("site-packages", "dist-packages"):
         print("import site; site.addsitedir(%r)" % path)' >"$venv/base.pth"
-    mv -- "$venv/base.pth" "$("$venv/bin/python" -c \
+    mv -- "$venv/base.pth" "$(in_root "$venv/bin/python" -c \
         'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
 }
 
-# Only one script installs at a time; the others wait.
+# Only one script installs at a time; the others wait. Without flock a link is the lock, to the
+# process id of its owner: it is never without one, nor taken away while that process lives.
 lock_installation() {
-    local owner
+    local owner wait="waiting for another installation into ${venv##*/}" lock=$venv.lock.pid
     trap unlock_installation EXIT
     if command -v flock >/dev/null; then
         exec 8>"$venv.lock" || die 1 "cannot write $venv.lock: the package folder must be writable"
-        flock -n 8 || { say "waiting for another installation into ${venv##*/}" && flock 8; }
+        flock -n 8 || { say "$wait" && flock 8; }
         return
     fi
-    until mkdir -- "$venv.lock.d" 2>/dev/null; do
-        [[ -w $root ]] || die 1 "cannot make $venv.lock.d: the package folder must be writable"
-        sleep 1
-        owner=$(cat -- "$venv.lock.d/owner" 2>/dev/null || echo $$)
-        is_alive "$owner" || rm -rf -- "$venv.lock.d"
+    until ln -sn -- "$$" "$lock" 2>/dev/null; do
+        [[ -w $root ]] || die 1 "cannot make $lock: the package folder must be writable"
+        owner=$(readlink -- "$lock" || true)
+        [[ -z $wait || -z $owner ]] || say "$wait (process $owner; if that is none: rm $lock*)"
+        [[ -z $owner ]] || wait=""
+        # One takes it away at a time, and looks again: it may be another's new one by now.
+        if [[ -n $owner ]] && ! is_process "$owner" && ln -sn -- "$$" "$lock.dead" 2>/dev/null; then
+            [[ $(readlink -- "$lock" || true) != "$owner" ]] || rm -f -- "$lock"
+            rm -f -- "$lock.dead"
+        else
+            sleep 1
+        fi
     done
-    echo $$ >"$venv.lock.d/owner"
+}
+
+# is_process PID: also of another user, whom `kill -0` may not ask.
+is_process() {
+    ! is_alive "$1" || return 0
+    ! kill -0 "$1" 2>/dev/null || return 1 # it ended, and its parent has not collected it
+    [[ -d /proc/$1 ]] || ps -p "$1" >/dev/null 2>&1
 }
 
 unlock_installation() {
     trap - EXIT
     exec 8>&-
-    if [[ $(cat -- "$venv.lock.d/owner" 2>/dev/null) == "$$" ]]; then
-        rm -rf -- "$venv.lock.d"
+    if [[ $(readlink -- "$venv.lock.pid" 2>/dev/null) == "$$" ]]; then
+        rm -f -- "$venv.lock.pid"
     fi
 }

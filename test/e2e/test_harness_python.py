@@ -157,25 +157,114 @@ def test_a_torch_that_does_not_import_is_not_used(machine):
     assert used(done) == machine.venv_python
 
 
+def path_without(name, tools):
+    """A PATH on which everything is but one program."""
+    tools.mkdir()
+    for folder in reversed(os.environ["PATH"].split(os.pathsep)):
+        for tool in (os.listdir(folder) if os.path.isdir(folder) else ()):
+            target = tools / tool
+            if tool != name:
+                if target.is_symlink():
+                    target.unlink()
+                target.symlink_to(os.path.join(folder, tool))
+    return str(tools)
+
+
 @pytest.mark.parametrize("has_flock", [True, False])
 def test_two_scripts_that_start_together_install_once(machine, has_flock, tmp_path):
-    path = os.environ["PATH"]
-    if not has_flock:
-        tools = tmp_path / "tools"
-        tools.mkdir()
-        for folder in reversed(path.split(os.pathsep)):
-            for tool in (os.listdir(folder) if os.path.isdir(folder) else ()):
-                target = tools / tool
-                if tool != "flock":
-                    if target.is_symlink():
-                        target.unlink()
-                    target.symlink_to(os.path.join(folder, tool))
-        path = str(tools)
+    path = os.environ["PATH"] if has_flock else path_without("flock", tmp_path / "tools")
     runs = [machine.start(PATH=path) for _ in range(2)]
     done = [finish(process) for process in runs]
     assert {used(run) for run in done} == {machine.venv_python}
     assert sum("Successfully installed" in run.stdout for run in done) == 1
-    assert not machine.venv.with_name(VENV + ".lock.d").exists()
+    assert not os.path.lexists(str(machine.venv) + ".lock.pid")
+
+
+def test_the_lock_of_a_dead_script_is_taken_over_by_one_and_that_of_a_live_one_is_not(
+        machine, tmp_path):
+    """Where there is no flock; two that take over at once must not both believe they have it."""
+    path = path_without("flock", tmp_path / "tools")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    lock = str(machine.venv) + ".lock.pid"
+    program = ('. "$1"; root=$2 venv=$3; lock_installation; echo in; sleep 0.2; echo out; '
+               "unlock_installation")
+    command = ["bash", "-c", program, "-", str(machine.tree.root / "test" / "common.sh"),
+               str(machine.tree.root), str(machine.venv)]
+
+    def start(output):
+        return subprocess.Popen(command, stdout=output, stderr=output,
+                                env=dict(os.environ, PATH=path), cwd=str(tmp_path))
+
+    os.symlink(str(gone.pid), lock)
+    with open(str(tmp_path / "said"), "w+") as said:
+        for process in [start(said) for _ in range(6)]:
+            assert process.wait(60) == 0
+        said.seek(0)
+        lines = [line for line in said.read().splitlines() if not line.startswith("waiting for")]
+    assert lines == ["in", "out"] * 6
+    assert not os.path.lexists(lock) and not os.path.lexists(lock + ".dead")
+
+    os.symlink("1", lock)  # of another user, unless this is root's test
+    waiting = start(subprocess.PIPE)
+    said = waiting.stdout.readline().decode()
+    time.sleep(1.5)
+    waiting.kill()
+    waiting.communicate()
+    assert said == (f"waiting for another installation into {VENV} (process 1; if that is none: rm "
+                    f"{lock}*)\n")
+    assert os.readlink(lock) == "1"
+
+
+def test_an_activated_environment_is_completed_and_does_not_remove_itself(machine):
+    """As README says: a training, `source .venv/bin/activate`, the tests."""
+    used(machine.run())
+    (machine.tree.root / "test" / "requirements.txt").write_text("newcomer>=1\n")
+    wheel(machine.index, "newcomer", "1.0", "print('the newcomer')")
+    bin_folder = str(machine.venv / "bin")
+    done = machine.tree.run("run_tests.sh", "--version", **dict(
+        machine.env, PYTHON=None, PATH=bin_folder + os.pathsep + os.environ["PATH"]))
+    assert "Successfully installed newcomer-1.0" in done.stdout, done.stdout + done.stderr
+    assert f"testing with Python {sys.version.split()[0]}, {machine.venv_python}" in done.stdout
+    assert used(machine.run()) == machine.venv_python
+
+
+def test_a_complete_environment_is_not_removed_for_another_python(machine, tmp_path):
+    """A training may be using it, or there is no network to make it again."""
+    used(machine.run())
+    other = tmp_path / "other"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(other)], check=True)
+    done = machine.run(PYTHON=str(other / "bin" / "python"))
+    assert done.returncode == 1
+    assert f"{machine.venv} was made from '{machine.env['PYTHON']} " in done.stderr
+    assert done.stderr.endswith(f": set PYTHON to that one, or move {VENV} away when no run uses it\n")
+    assert used(machine.run()) == machine.venv_python
+
+
+def test_an_update_that_fails_does_not_cost_the_environment(machine):
+    """Without a network the training that worked goes on working."""
+    used(machine.run())
+    (machine.tree.root / "test" / "requirements.txt").write_text("not-to-be-had>=1\n")
+    failed = machine.tree.run("run_tests.sh", **machine.env)
+    assert failed.returncode == 1 and "the installation into" in failed.stderr
+    assert used(machine.run(PIP_FIND_LINKS="/nowhere")) == machine.venv_python
+
+
+def test_files_of_the_caller_are_not_taken_for_pythons(machine, tmp_path):
+    """A random.py there made a torch that works look broken, and another was installed."""
+    machine.install_in_base(*set(PACKAGES) - OPTIONAL)
+    (site,) = machine.base.glob("lib/python3*/site-packages")
+    (site / "torch.py").write_text("import random")
+    cwd = tmp_path / "caller"
+    cwd.mkdir()
+    for name in ("random", "importlib", "venv", "socket", "pip"):
+        (cwd / (name + ".py")).write_text("raise SystemExit('the wrong module')")
+    done = machine.run(cwd=cwd)
+    assert used(done) == machine.env["PYTHON"], done.stderr
+    (site / "timm.py").unlink()
+    for path in site.glob("timm-*"):
+        shutil.rmtree(str(path))
+    assert used(machine.run(cwd=cwd)) == machine.venv_python
 
 
 def test_a_foreign_environment_of_that_name_is_left_alone(machine):
