@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from mobilenetv3.models.arch import ARCHS, Defaults, Plan, plan
-from mobilenetv3.models.names import TIMM_MODELS, name_of
+from mobilenetv3.models.names import TIMM_MODELS, name_of, resolve_name, takes_any_width
 
 from .layout import places, units
 from .source import (
@@ -42,6 +42,9 @@ TAGS: Dict[str, Defaults] = {
 }
 
 
+TOLD = "the name that was asked for"  # a place, as Evidence has it
+
+
 class Evidence(NamedTuple):
     """A name for the network, and where it stands."""
 
@@ -66,8 +69,13 @@ def names(network: Plan) -> Names:
 
 
 def facts(content: Content, network: Network) -> Facts:
-    """The network by the evidence; its published batch norm and images, or those of the run."""
-    arch, evidence, notes = _decide(content, network)
+    """The network by the evidence; its published batch norm and images, or those of the run.
+
+    A name that was asked for says which network it is, and nothing of images: what names the same
+    network after it may say that.
+    """
+    arch, agreeing, notes = _decide(content, network)
+    evidence = next((one for one in agreeing if one.place != TOLD), Evidence("", ""))
     defaults = ARCHS[arch].defaults
     options = {"bn_eps": defaults.bn_eps, "bn_momentum": 0.1, "pad_type": defaults.pad_type}
     args = dict_of(content.extras.get("args"))
@@ -91,28 +99,31 @@ def facts(content: Content, network: Network) -> Facts:
     return Facts(arch, options, prepare, tuple(notes), names_of(config.get("label_names")))
 
 
-def _decide(content: Content, network: Network) -> Tuple[str, Evidence, List[str]]:
-    """The network's key in ARCHS, what it was decided by, and that in words."""
+def _decide(content: Content, network: Network) -> Tuple[str, List[Evidence], List[str]]:
+    """The network's key in ARCHS, what says so, the surest first, and that in words."""
     alike = [arch for arch in ARCH_ORDER if arch != network.arch and
              plan(ARCHS[arch], network.width, network.width_rule) == network.plan]
-    notes = []
+    arch, agreeing, notes = None, [], []
     for evidence in _evidence(content):
-        name = _timm_name(evidence.name)
+        name = _timm_name(evidence, network.width)
         if name is None:
             continue
-        arch, width = TIMM_MODELS[name]
-        if arch in (network.arch, *alike) and width == network.width:
-            if alike:
+        found, width = TIMM_MODELS.get(name, (name, network.width))
+        fits = found in (network.arch, *alike) and width == network.width
+        if fits and arch in (None, found):
+            if arch is None and alike:
                 notes.append(f"{name}, says {evidence.place}")
-            return arch, evidence, notes
-        notes.append(f"{evidence.place} says {name}, which its shapes are not: passed over")
-    if alike:
+            arch = found
+            agreeing.append(evidence)
+        elif arch is None:
+            notes.append(f"{evidence.place} says {name}, which its shapes are not: passed over")
+    if arch is None and alike:
         other = name_of(alike[0], network.width)
         notes.append(
             f"{other} has the same names and shapes, and nothing in the file or its name tells the "
             f"two apart: if it is that one, say so (convert: --arch {other})"
         )
-    return network.arch, Evidence("", ""), notes
+    return arch or network.arch, agreeing, notes
 
 
 def _evidence(content: Content) -> List[Evidence]:
@@ -120,7 +131,7 @@ def _evidence(content: Content) -> List[Evidence]:
     extras, args = content.extras, dict_of(content.extras.get("args"))
     config = _hub_config(content.path)
     found = [
-        Evidence(extras.get("told"), "the name that was asked for"),
+        Evidence(extras.get("told"), TOLD),
         Evidence(config.get("name"), config.get("place", "")),
         Evidence(extras.get("architecture"), "the metadata of the file"),
         Evidence(extras.get("arch"), "the checkpoint's entry 'arch'"),
@@ -132,9 +143,16 @@ def _evidence(content: Content) -> List[Evidence]:
     return [evidence for evidence in found if isinstance(evidence.name, str)]
 
 
-def _timm_name(text: str) -> Optional[str]:
-    """The longest of timm's names in a text."""
-    found = [name for name in TIMM_MODELS if name in text.lower()]
+def _timm_name(evidence: Evidence, width: float) -> Optional[str]:
+    """The longest of timm's names in a text; of a name that was asked for, which may be an alias.
+
+    Args:
+        width: of the network, for a family's name.
+    """
+    if evidence.place == TOLD:
+        told = resolve_name(evidence.name)
+        return name_of(told.family, width) if takes_any_width(evidence.name) else told.canonical
+    found = [name for name in TIMM_MODELS if name in evidence.name.lower()]
     return max(found, key=len) if found else None
 
 

@@ -98,6 +98,40 @@ def test_the_command_line_says_so(tmp_path):
         convert.read(tmp_path / "a.pth", arch="tf_mobilenetv3_large_075")
 
 
+@pytest.mark.parametrize("arch", ["mobilenetv3_small_100", "mobilenetv3_small"])
+def test_naming_the_network_turned_the_images_of_the_tag_into_imagenets(arch, tmp_path):
+    path = written("mobilenetv3_small_100",
+                   tmp_path / "mobilenetv3_small_100.ra4_e3600_r224_in1k.pth")
+    weights = convert.read(path, arch=arch)
+    assert weights.prepare == convert.read(path).prepare
+    assert (weights.prepare["mean"], weights.prepare["crop_pct"]) == ([0.5] * 3, 0.95)
+    # A name that is not the file's takes nothing over from it: TensorFlow's images have 0.875.
+    assert convert.read(path, arch="tf_mobilenetv3_small_100").prepare["crop_pct"] == 0.875
+
+
+def test_naming_the_network_dropped_the_means_of_the_configuration_beside_it(tmp_path):
+    checkpoint.save_safetensors(tmp_path / "model.safetensors", peer(TF).state_dict())
+    config = {"architecture": TF, "pretrained_cfg": {"mean": [0.4] * 3, "std": [0.2] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    prepare = convert.read(tmp_path / "model.safetensors", arch=TF).prepare
+    assert (prepare["mean"], prepare["std"]) == ([0.4] * 3, [0.2] * 3)
+
+
+@pytest.mark.parametrize("alias, name", [
+    ("tf_mobilenetv3_small", "tf_mobilenetv3_small_100"),
+    ("tf_mobilenetv3_small", TF),  # a family's name is one for every width
+    ("tf_mobilenetv3_small_minimal", "tf_mobilenetv3_small_minimal_100"),
+])
+def test_an_alias_of_tensorflows_networks_was_refused_for_their_files(alias, name, tmp_path):
+    weights = convert.read(written(name, tmp_path / "a.pth"), arch=alias)
+    assert (weights.config["arch"], weights.config["pad_type"]) == (name, "same")
+
+
+def test_an_unknown_name_that_is_asked_for_is_told_with_the_near_ones(tmp_path):
+    with pytest.raises(ValueError, match="Unknown model 'tf_mobilenetv3_smal'; near names: tf_m"):
+        convert.read(written(TF, tmp_path / "a.pth"), arch="tf_mobilenetv3_smal")
+
+
 @pytest.mark.parametrize("place", ["config.json", "model.config.json", "model.json"])
 def test_the_hubs_configuration_beside_the_weights(place, tmp_path):
     checkpoint.save_safetensors(tmp_path / "model.safetensors", peer(TF).state_dict())
