@@ -80,7 +80,8 @@ def run(cfg, scratch):
     resume = resuming.find(cfg.resume, folder, who)
     build.require_classifier(cfg.model)
     weights = None if resume else build.start_weights(cfg)
-    model = models.create_model(cfg.model, **model_options(cfg, len(source.classes), weights))
+    said = resume.model(cfg.model) if resume else weights.config if weights else {}
+    model = models.create_model(cfg.model, **model_options(cfg, len(source.classes), said))
     notes = load_start(model, weights, cfg.pretrained and not resume)
     frozen = finetune.freeze(model, cfg.freeze_stages, cfg.freeze_backbone)
     model = model.to(device.torch_device, memory_format=build.memory_format(cfg, device))
@@ -97,8 +98,8 @@ def run(cfg, scratch):
         cfg.decay_epochs, cfg.decay_rate, cfg.warmup_epochs, cfg.warmup_lr, cfg.min_lr,
         cfg.cooldown_epochs, cfg.sched_on_updates, cfg.lr_noise,
     )
-    ema = optim.create_ema(model, cfg.model_ema, cfg.model_ema_decay, cfg.optimizer_form,
-                           cfg.model_ema_warmup)
+    ema = optim.create_ema(model, cfg.model_ema and not cfg.evaluate, cfg.model_ema_decay,
+                           cfg.optimizer_form, cfg.model_ema_warmup)
     if cfg.sync_bn and who.world > 1:
         model = dist.sync_batchnorm(model, device)
     precision = build.precision(cfg, device)
@@ -118,7 +119,9 @@ def run(cfg, scratch):
     # Resume, then the run folder: a checkpoint that does not fit must not leave a folder behind.
     parts = snapshot.Parts(model, optimizer, precision, ema, device)
     place = snapshot.Place(cfg.start_epoch or 0)
-    if resume:
+    if resume and cfg.evaluate:
+        place = snapshot.put_back_weights(resume.state, resume.path, model, source.classes)
+    elif resume:
         snapshot.check(resume.state, resume.path, parts, settings, source.classes,
                        train_loader.images)
         place = snapshot.put_back(resume.state, parts)
@@ -150,9 +153,8 @@ def run(cfg, scratch):
 
     examiner = validated.Examiner(val_loader, source.classes, run.path, who.is_main, run.log)
     if cfg.evaluate:
-        scored = precision.for_inference(ema.module) if ema.module else model
         seen = validated.Seen()
-        score = engine.evaluate(scored, val_loader, precision, cfg.print_freq, run.log, seen)
+        score = engine.evaluate(model, val_loader, precision, cfg.print_freq, run.log, seen)
         run.log(logfmt.Accuracy(score.acc1, score.acc5).line())
         if cfg.output:
             examiner.write(seen, {"val_loss": score.loss, "val_acc1": score.acc1,
@@ -188,6 +190,8 @@ def run(cfg, scratch):
         elif cfg.lr_find:
             draw = lrfind.search(job, *cfg.lr_find_range, cfg.lr_find, folder, lr / cfg.lr)
         else:
+            if resume and keeper is not None:
+                resuming.bring_best(resume, run.path, run.log)
             best = training.train(job, place, resume.state if resume else {})
     except entry.Interrupted:
         interrupt.leave_together(keeper)
@@ -202,8 +206,9 @@ def run(cfg, scratch):
         run.end_progress()
     if keeper is not None:
         keeper.close()
-    if not is_trial(cfg):
-        report_end(run, folder, best)
+        if not is_trial(cfg):
+            for line in resuming.last_lines(folder, best):
+                run.log(line)
     run.close()
     watch.close()
     dist.barrier()
@@ -211,13 +216,13 @@ def run(cfg, scratch):
     return draw
 
 
-def model_options(cfg, classes, weights):
-    """Constructor options of the model; what the user left open is the weights', or its own."""
+def model_options(cfg, classes, said):
+    """Constructor options of the model; what the user left open as `said`, or the model's own."""
     if cfg.num_classes and cfg.num_classes < classes:
         raise ValueError(
             f"--num_classes {cfg.num_classes} is less than the {classes} classes of the data set"
         )
-    given = {name: weights.config.get(name) for name in OPEN} if weights else {}
+    given = {name: said.get(name) for name in OPEN}
     given.update((name, getattr(cfg, name)) for name in OPEN if getattr(cfg, name) is not None)
     given = {name: value for name, value in given.items() if value is not None}
     return dict(given, num_classes=cfg.num_classes or classes, drop_rate=cfg.drop,
@@ -278,18 +283,8 @@ def open_run(cfg, folder, who, epoch, lock, scratch):
             f"config.from_epoch_{epoch}.yaml"
         )
         config.save(cfg, folder / name)
-    return runfolder.RunFolder(folder, who.is_main, cfg.log_tensorboard, epoch), lock
-
-
-def report_end(run, folder, best):
-    """Say where the weights are; the last line of a good run."""
-    from mobilenetv3 import checkpoint, logfmt
-
-    if best:
-        path = (folder / checkpoint.BEST).resolve()
-        run.log(logfmt.Best(best["acc1"], best["epoch"], str(path)).line())
-    else:
-        run.log(logfmt.Unscored(str((folder / checkpoint.LAST).resolve())).line())
+    kept = sys.maxsize if cfg.evaluate else epoch  # of the epochs' metrics: it makes none again
+    return runfolder.RunFolder(folder, who.is_main, cfg.log_tensorboard, kept), lock
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ So a file that only one host sees is enough, and no two ranks go on from differe
 """
 import json
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from mobilenetv3 import checkpoint, dist, keep, snapshot
+from mobilenetv3 import checkpoint, dist, files, keep, logfmt, models, snapshot
 from mobilenetv3.dist import Ranks
 
 
@@ -22,8 +22,21 @@ class Found(NamedTuple):
         """What the log says of it, and of what is not as it was."""
         epoch, step = self.state["epoch"], self.state.get("step", 0)
         where = f"epoch {epoch}, step {step}" if step else f"epoch {epoch}"
+        if cfg["evaluate"]:
+            which = ", averaged" if self.state.get("state_dict_ema") else ""
+            return [*self.lines, f"=> weights loaded: {self.path} ({where}{which})"]
         return [*self.lines, f"=> resumed from {self.path} ({where})",
                 *snapshot.notes(self.state, cfg, world)]
+
+    def model(self, arch: str) -> Dict[str, Any]:
+        """What the model was made with, for what the user leaves open; {} of another network.
+
+        A run that began with the weights of a file has its BatchNorm from there, and goes on
+        without that file.
+        """
+        saved = self.state.get("model") if isinstance(self.state, dict) else None
+        is_same = isinstance(saved, dict) and saved.get("arch") == models.canonical_name(arch)
+        return saved if is_same else {}
 
 
 def find(resume: str, folder: Path, who: Ranks) -> Optional[Found]:
@@ -70,3 +83,54 @@ def _read(resume: str, folder: Path) -> Tuple[Optional[Path], Any, List[str]]:
     if not Path(resume).is_file():
         raise FileNotFoundError(f"--resume {resume}: there is no such file")
     return Path(resume), checkpoint.load(resume), lines
+
+
+def bring_best(found: Found, folder: Path, log: Callable[[str], None]) -> None:
+    """Give a run that goes on in another folder the best weights so far, where they are to be had.
+
+    It may not do better; its own folder would then be without any. Only the main rank calls this.
+    """
+    best, file = snapshot.best_of(found.state), Path(found.path)
+    if best is None or (folder / checkpoint.BEST).exists():
+        return
+    home = file.parent.parent if file.parent.name == keep.FOLDER else file.parent
+    is_best = (found.state["epoch"], found.state.get("step", 0)) == (best["epoch"] + 1, 0)
+    source = file if is_best else home / checkpoint.BEST
+    if is_best or kept_best(home) == best:
+        try:
+            files.link_atomically(source, folder / checkpoint.BEST)
+            return
+        except OSError as error:
+            log(f"=> {folder / checkpoint.BEST} cannot be written: {error.strerror}")
+    log(f"=> the best weights so far (Acc@1 {best['acc1']:.3f}, epoch {best['epoch']}) are not in "
+        f"{folder}, and will be only if this run does better")
+
+
+def kept_best(folder: Path) -> Optional[Dict[str, Any]]:
+    """The validation of the best weights that a run folder holds: "acc1" and "epoch", else None.
+
+    The file tells: the write of a better one may have failed, or it was of another course.
+    """
+    try:
+        return snapshot.best_of(checkpoint.load(folder / checkpoint.BEST))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def last_lines(folder: Path, best: Optional[Dict[str, Any]]) -> List[str]:
+    """Where the weights of a run are, for the end of its log.
+
+    Args:
+        best: the best validation of the run; None for none.
+    """
+    last, path = ((folder / name).resolve() for name in (checkpoint.LAST, checkpoint.BEST))
+    if best is None:
+        return [logfmt.Unscored(str(last)).line()]
+    kept = kept_best(folder)
+    if kept == best:
+        return [logfmt.Best(best["acc1"], best["epoch"], str(path)).line()]
+    lines = [f"=> the best weights (Acc@1 {best['acc1']:.3f}, epoch {best['epoch']}) are not in "
+             f"{folder}; the newest ones: {last}"]
+    if kept is None:
+        return [*lines, logfmt.Best(best["acc1"], best["epoch"], f"not in {folder}").line()]
+    return [*lines, logfmt.Best(kept["acc1"], kept["epoch"], str(path)).line()]

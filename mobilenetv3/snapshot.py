@@ -31,6 +31,8 @@ _FREE = {
 }
 """Options that change nothing of what is learnt, or that a resumed run does not look at."""
 
+_IN_TRAINING = ("drop_rate", "drop_path_rate", "bn_momentum")
+"""Options of a model that scoring it does not look at."""
 _OF_A_GROUP = ("weight_decay", "momentum", "eps", "betas")
 """What options set of an optimizer's groups; the rate is the schedule's."""
 
@@ -108,11 +110,11 @@ def put_back(state: Dict[str, Any], parts: Parts) -> Place:
     )
 
 
-def best_of(state: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+def best_of(state: Any) -> Optional[Dict[str, Any]]:
     """The best validation up to a checkpoint: its "acc1" and "epoch"; None for none."""
-    if state.get("best_epoch") is None:
+    if not isinstance(state, dict) or state.get("best_epoch") is None:
         return None
-    return {"acc1": state["best_acc1"], "epoch": state["best_epoch"]}
+    return {"acc1": state.get("best_acc1"), "epoch": state["best_epoch"]}
 
 
 def _put_back_optimizer(optimizer: torch.optim.Optimizer, saved: Dict[str, Any]) -> None:
@@ -128,6 +130,21 @@ def _put_back_optimizer(optimizer: torch.optim.Optimizer, saved: Dict[str, Any])
         group.update(own)
 
 
+def put_back_weights(state: Any, path: str, model: nn.Module, classes: List[str]) -> Place:
+    """Put the weights of a run into a model that is only to be scored: the average, if it has one.
+
+    As validate.py does. How the run trained is no matter here.
+
+    Raises:
+        ValueError: the model or its classes are others; names both.
+    """
+    settings = {name: value for name, value in model.config.items() if name not in _IN_TRAINING}
+    checkpoint.check_resumable(state, path, settings, has_ema=False)
+    _refuse(state, path, _of_classes(state, classes))
+    checkpoint.load_weights(model, state, path)
+    return Place(state["epoch"], state.get("step", 0))
+
+
 def check(state: Any, path: str, parts: Parts, cfg: Dict[str, Any], classes: List[str],
           images: int) -> None:
     """Refuse to go on from what belongs to another run.
@@ -141,13 +158,24 @@ def check(state: Any, path: str, parts: Parts, cfg: Dict[str, Any], classes: Lis
     told = [("--opt", saved.get("opt", cfg["opt"]), cfg["opt"])]
     if told[0][1] == cfg["opt"]:
         told += _of_groups(state["optimizer"]["param_groups"], parts.optimizer.param_groups)
-    if state.get("classes") and list(state["classes"]) != list(classes):
-        mine, its = set(classes), set(state["classes"])
-        told.append(("classes", ", ".join(sorted(its - mine)[:3]) or "in another order",
-                     ", ".join(sorted(mine - its)[:3]) or "in another order"))
+    told += _of_classes(state, classes)
     if state.get("step"):
         told += [(f"--{name}", saved.get(name, cfg[name]), cfg[name]) for name in _SET_IN_AN_EPOCH]
         told.append(("training images", state["images"], images))
+    _refuse(state, path, told)
+
+
+def _of_classes(state: Dict[str, Any], classes: List[str]) -> List[Tuple]:
+    """("classes", some that only the checkpoint has, some that only this run has), if any."""
+    if not state.get("classes") or list(state["classes"]) == list(classes):
+        return []
+    mine, its = set(classes), set(state["classes"])
+    return [("classes", ", ".join(sorted(its - mine)[:3]) or "in another order",
+             ", ".join(sorted(mine - its)[:3]) or "in another order")]
+
+
+def _refuse(state: Dict[str, Any], path: str, told: List[Tuple]) -> None:
+    """Raise for the first (what, saved, given) that differs."""
     for name, its, mine in told:
         if its != mine:
             inside = f", at step {state['step']} of an epoch" if state.get("step") else ""
