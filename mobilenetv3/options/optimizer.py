@@ -66,7 +66,8 @@ def schedule(parser):
     add("--start_epoch", metavar="EPOCH", type=COUNT,
         help="number of the first epoch, from 0 (default: 0, or where the resumed run stopped)")
     add("--max_steps", metavar="STEPS", type=POSITIVE_INT,
-        help="end the run after so many steps, counted over all epochs (default: no limit)")
+        help="end the run after so many steps, counted over all epochs; it may be resumed with "
+             "more (default: no limit)")
     add("--sched", type=Choice("step", "cosine"), default="step",
         help="how the learning rate falls: by a factor every few epochs, or along a cosine")
     add("--decay_epochs", "--lr_step_size", metavar="EPOCHS", type=POSITIVE, default=30.0,
