@@ -56,6 +56,7 @@ declare -A shown=( # defaults as --help tells them
 declare -A option=([learning_rate]=lr [arch]=model) # train.py's name where it is another; or none
 flags=() # arguments of train.py that the script itself chooses; the user's come after and win
 extra=() # what the user gave after --
+declare -A after=() # the long options among that
 
 # shellcheck source=test/nodes.sh
 . "$root/test/nodes.sh"
@@ -83,7 +84,11 @@ parse_arguments() {
     done
     while (($#)); do
         case $1 in
-            --) extra=("${@:2}") && return ;;
+            --)
+                extra=("${@:2}")
+                read_extra "${@:2}"
+                return
+                ;;
             --*) name=${1%%=*} ;;
             *) die 2 "unexpected argument '$1': arguments are --NAME=VALUE, see --help" ;;
         esac
@@ -102,6 +107,27 @@ parse_arguments() {
         [[ -n $value ]] || die 2 "--$name needs a value: --$name=VALUE"
         check_number "$name" "$value"
         opt[$name]=$value
+    done
+}
+
+# read_extra WORDS...: note the options after --, and refuse those by which the scripts themselves
+# choose recipe, batch and model: what they add to the command line would win over them.
+read_extra() {
+    local name
+    for ((; $#; )); do
+        [[ $1 != -- ]] || return 0
+        [[ $1 != -c* ]] || die 2 "'$1' after --: it goes before it, as --config=FILE"
+        if [[ $1 =~ ^--([A-Za-z][A-Za-z0-9_-]*)(=.*)?$ ]]; then
+            name=${BASH_REMATCH[1]//-/_}
+            case $name in
+                config) die 2 "'$1' after --: it goes before it, as --config=FILE" ;;
+                data | data_path | data_dir)
+                    die 2 "'$1' after --: it goes before it, as --data_path=DIR" ;;
+            esac
+            after[$name]=${2-}
+            [[ $1 != *=* ]] || after[$name]=${1#*=}
+        fi
+        shift
     done
 }
 
@@ -168,7 +194,7 @@ prepare() {
     [[ ${etp_running_flag-} == true ]] || . "$root/test/env_npu.sh"
     # A device extension whose driver is missing must not break those who do not use it.
     export TORCH_DEVICE_BACKEND_AUTOLOAD=0
-    if [[ -z ${opt[data_path]-}${opt[config]-} ]]; then
+    if is_demo; then
         say "no --data_path: the data is the built-in demo set (UCI handwritten digits)"
     fi
     claim_folders
@@ -201,14 +227,16 @@ choose_cards() {
 }
 
 # claim_folders: make test/output/<card> for every card, or with .2, .3, ... behind the number where
-# an earlier run has them. mkdir decides between runs that start at the same time.
+# an earlier run has them. mkdir decides between runs that start at the same time; nodes that share
+# this folder have names of their own, or node 0's result would lie where chance puts it.
 claim_folders() {
-    local number=1 card failures=0
+    local number=1 card failures=0 of_node=""
     local -a claimed
     mkdir -p -- "$output_root" || die 1 "cannot make $output_root"
+    ((node == 0)) || of_node=.node$node
     while :; do
-        suffix=
-        ((number == 1)) || suffix=.$number
+        suffix=$of_node
+        ((number == 1)) || suffix+=.$number
         claimed=()
         for card in "${cards[@]}"; do
             mkdir -- "$output_root/$card$suffix" 2>/dev/null || break
@@ -226,14 +254,17 @@ claim_folders() {
 
 # use_recipe NAME: Ascend's recipe, for the user's own data and unless they bring a configuration.
 use_recipe() {
-    if [[ -n ${opt[data_path]-} && -z ${opt[config]-} ]]; then
+    if [[ -z ${opt[config]-} ]] && ! is_demo; then
         flags+=("--config=$root/configs/mobilenetv3/$1.yaml")
     fi
 }
 
+# is_demo: whether the data is the built-in demo set, as far as is known without reading a file.
+is_demo() { [[ -z ${opt[data_path]-}${opt[config]-} && ${after[dataset]:-demo} == demo ]]; }
+
 # use_half_on_npu: mixed precision where nothing else chooses the precision of an NPU run.
 use_half_on_npu() {
-    if [[ -z ${opt[data_path]-}${opt[config]-} ]] && is_npu; then
+    if is_demo && is_npu; then
         flags+=(--apex --apex-opt-level=O2)
     fi
 }

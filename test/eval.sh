@@ -11,6 +11,8 @@ about[batch_size]="images per step"
 shown[arch]="the checkpoint's"
 parse_arguments "$@"
 
+[[ ${opt[resume]:-${opt[ckpt_path]-}} == "${opt[ckpt_path]:-${opt[resume]-}}" ]] \
+    || die 2 "--ckpt_path and --resume mean the same and name two checkpoints; give one"
 opt[ckpt_path]=${opt[ckpt_path]:-${opt[resume]-}}
 opt[resume]=""
 [[ -n ${opt[ckpt_path]} ]] || die 2 "--ckpt_path=FILE is needed: the checkpoint to validate"

@@ -31,7 +31,7 @@ on_nodes() {
     about[conf_path]="ModelZoo: folder of files server_<address>_<node>.info, one a node"
     about[server_index]="ModelZoo: number of this node, from 0"
     about[fix_node_ip]="ModelZoo: address of this node, for HCCL"
-    about[devicesnum]="ModelZoo: a text with one character a card of each node, as 01234567"
+    about[devicesnum]="ModelZoo: the cards of each node, from 0, a digit each, as 01234567"
     shown[nproc]=$cards_a_node shown[nnodes]=$nodes shown[max_restarts]=0
     shown[master_port]="one node: a free one; several: $default_port"
     notes="
@@ -40,19 +40,23 @@ all are there. Time-outs: MNV3_RENDEZVOUS_SECONDS (900) for the nodes to meet;
 -- --dist_timeout=SECONDS (1800) for a rank that waits for others while training;
 HCCL_CONNECT_TIMEOUT and HCCL_EXEC_TIMEOUT for HCCL. On nodes with several networks,
 GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME or HCCL_SOCKET_IFNAME chooses one. --max_restarts and --resume
-on several nodes need --output=DIR, one folder that all of them see.
+on several nodes need --output=DIR, one folder that all of them see. The log of another node than 0
+is test/output/<device>.node<number>/train_<device>.log.
 "
 }
 
 # settle_nodes RANKS: from what the user gave to ranks (of this node), nodes, node and world (ranks
 # of the job). Ends the script where something is missing or contradicts itself.
 settle_nodes() {
+    local resume=${after[resume]-${opt[resume]-}} output=${after[output]-${opt[output]-}}
     [[ -z ${opt[conf_path]-}${opt[server_index]-} ]] || read_conf_path
+    [[ -z ${opt[fix_node_ip]-} ]] || export HCCL_IF_IP=${HCCL_IF_IP-${opt[fix_node_ip]}}
     if [[ -n ${opt[devicesnum]-} ]]; then
-        # The length counts, but a number is what people write who do not know that.
-        [[ ${opt[devicesnum]} != [2-9] ]] \
-            || die 2 "--devicesnum=${opt[devicesnum]} means one card, its length; name the cards" \
-                "(such as 01234567) or give their number as --nproc=${opt[devicesnum]}"
+        # ModelZoo takes the length, whatever the text: a number (16) or a list (0,1) gives another
+        # one than was meant, and 4567 other cards than the ranks take.
+        [[ 0123456789abcdef == "${opt[devicesnum],,}"* ]] \
+            || die 2 "--devicesnum=${opt[devicesnum]}: expected the cards of each node from 0, a" \
+                "digit each (01234567 is eight); their number is given as --nproc=N"
         agree nproc "${#opt[devicesnum]}" "the length of --devicesnum"
     fi
     ranks=${opt[nproc]:-$1}
@@ -63,8 +67,12 @@ settle_nodes() {
     ((node < nodes)) \
         || die 2 "--node_rank $node does not exist among $nodes nodes (0 to $((nodes - 1)))"
     ((${opt[max_restarts]:-0} == 0)) || settle_restarts
-    if ((nodes > 1)) && [[ -n ${opt[resume]-} && -z ${opt[output]-} ]]; then
-        die 2 "--resume on $nodes nodes needs --output=DIR, one folder that all of them see"
+    if [[ -n $resume && -z $output ]]; then
+        ((nodes == 1)) \
+            || die 2 "--resume on $nodes nodes needs --output=DIR, one folder that all of them see"
+        [[ $resume != auto ]] || ((${opt[max_restarts]:-0})) \
+            || die 2 "--resume=auto needs --output=DIR, the folder to go on in: without it every" \
+                "run has a new one"
     fi
 }
 
@@ -114,7 +122,6 @@ read_conf_path() {
     agree nnodes "$count" "the number of files in $folder"
     agree node_rank "$index" "--server_index"
     agree master_addr "$address" "the file of node 0 in $folder"
-    [[ -z ${opt[fix_node_ip]-} ]] || export HCCL_IF_IP=${HCCL_IF_IP-${opt[fix_node_ip]}}
 }
 
 # agree NAME VALUE SOURCE: take VALUE for an argument, unless the user gave another.
@@ -127,7 +134,7 @@ agree() {
 # they say otherwise; and say which learning rate goes with it.
 use_batch() {
     local size=$2 rate=${opt[learning_rate]:-"the configuration's"} recipe=""
-    if [[ -n ${opt[data_path]-} && -z ${opt[config]-} ]]; then
+    if [[ -z ${opt[config]-} ]] && ! is_demo; then
         size=$1 rate=${opt[learning_rate]:-0.064} recipe=" (the recipe is for batch 1024)"
     fi
     [[ -n ${opt[config]-} ]] || flags+=("--batch_size=$size")
@@ -160,7 +167,7 @@ several_ranks() {
         awaited="for node 0 at $address:$port"
     fi
     command=("${launcher[@]}" "${command[@]}")
-    cores=$(nproc)
+    cores=$(nproc 2>/dev/null || echo 1) # macOS has none
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > ranks ? cores / ranks : 1))}
     export MNV3_MAX_RESTARTS=$restarts
     # HCCL refuses cards (EJ0001) for 10 s after the ranks before were killed.

@@ -17,7 +17,7 @@ parse_arguments "$@"
 prepare 8
 flags=(--max_steps=64 --epochs=1000 --skip_validation)
 use_recipe mobilenetv3_large_100_ascend_8p
-if [[ -z ${opt[data_path]-}${opt[config]-} ]]; then
+if is_demo; then
     flags+=(--model=mobilenetv3_large_100 --img_size=224 --max_steps=20)
 fi
 use_batch 2048 128

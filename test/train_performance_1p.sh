@@ -15,7 +15,7 @@ parse_arguments "$@"
 prepare 1
 flags=(--max_steps=64 --epochs=1000 --skip_validation)
 use_recipe mobilenetv3_large_100_ascend_1p
-if [[ -z ${opt[data_path]-}${opt[config]-} ]]; then
+if is_demo; then
     flags+=(--model=mobilenetv3_large_100 --img_size=224 --batch_size=32 --max_steps=20)
 fi
 use_half_on_npu

@@ -76,6 +76,15 @@ def test_evaluation_prints_no_performance(tree):
     assert len(list((tree.output / "0").glob("*_1p_eval.log"))) == 1
 
 
+def test_evaluation_takes_one_checkpoint_whatever_it_is_called(tree):
+    done = tree.run("eval.sh", "--ckpt_path=A", "--resume=B")
+    assert (done.returncode, done.stderr) == (2, "[Error] --ckpt_path and --resume mean the same and "
+                                              "name two checkpoints; give one\n")
+    assert not tree.output.exists()
+    assert tree.run("eval.sh", "--ckpt_path=A", "--resume=A").returncode == 0
+    assert tree.arguments()[0] == "--ckpt_path=A"
+
+
 def test_evaluation_needs_a_checkpoint(tree):
     done = tree.run("eval.sh", "--data_path=/data")
     assert done.returncode == 2
@@ -121,9 +130,35 @@ def test_what_follows_two_dashes_comes_last_and_verbatim(tree):
     assert tree.arguments()[-3:] == ["--epochs", "3", "--help"]
 
 
+@pytest.mark.parametrize("given", ["--dataset=cifar10", "--dataset cifar10"])
+def test_a_data_set_given_after_two_dashes_is_not_taken_for_the_demo(tree, given):
+    done = tree.run("train_performance_1p.sh", "--", *given.split())
+    assert "built-in demo set" not in done.stdout
+    recipe = tree.root / "configs/mobilenetv3/mobilenetv3_large_100_ascend_1p.yaml"
+    assert f"--config={recipe}" in tree.arguments()
+    assert "--model=mobilenetv3_large_100" not in tree.arguments()
+    assert "built-in demo set" in tree.run("train_full_1p.sh", "--", "--dataset=demo").stdout
+
+
+def test_resuming_goes_on_in_a_folder_that_is_named_after_two_dashes(tree):
+    assert tree.run("train_full_1p.sh", "--resume=auto", "--", "--output", "run").returncode == 0
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        # Every run has a new folder, with nothing in it to go on from.
+        (["--resume=auto"], "--resume=auto needs --output=DIR, the folder to go on in: without it "
+                            "every run has a new one"),
+        (["--", "--resume", "auto"], "--resume=auto needs --output=DIR, the folder to go on in: "
+                                     "without it every run has a new one"),
+        # The recipe's options, or the demo's, would stand beside it.
+        (["--", "-c", "a.yaml"], "'-c' after --: it goes before it, as --config=FILE"),
+        (["--", "--lr=1", "--config=a"], "'--config=a' after --: it goes before it, as "
+                                         "--config=FILE"),
+        (["--", "--data-path", "D"], "'--data-path' after --: it goes before it, as "
+                                     "--data_path=DIR"),
+        (["--", "--data=D"], "'--data=D' after --: it goes before it, as --data_path=DIR"),
         (["--batch_szie=4"], "unknown argument --batch_szie; did you mean --batch_size?"),
         (["--data_path_typo=/q"], "unknown argument --data_path_typo; did you mean --data_path?"),
         (["--lerning-rate", "1"], "unknown argument --lerning_rate; did you mean --learning_rate?"),

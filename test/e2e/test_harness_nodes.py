@@ -1,7 +1,9 @@
 """The shell scripts for several nodes: arguments, the meeting of nodes, results, restarts."""
+import os
 import re
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -73,7 +75,9 @@ def test_without_its_place_among_the_nodes_a_script_names_what_is_missing(tree, 
         (["--nproc=two"], "--nproc is 'two'"),
         (["--node_rank=-1"], "--node_rank is '-1'"),
         (["--server_index=0"], "--server_index without --conf_path"),
-        (["--devicesnum=8"], "--devicesnum=8 means one card, its length"),
+        # A number, a list, and cards that the ranks would not be on.
+        *((["--devicesnum=" + text], f"--devicesnum={text}: expected the cards of each node from 0,")
+          for text in ("8", "16", "0,1,2,3,4,5,6,7", "4567")),
         (["--devicesnum=0123", "--nproc=2"],
          "--nproc=2 contradicts the length of --devicesnum, which says 4"),
         (["--node_rank=1", "--master_addr=a", "--resume=auto"],
@@ -155,6 +159,40 @@ def test_two_nodes_given_as_modelzoo_does_train_and_node_0_reports(two_trees, tm
         # The address, the nodes and their numbers are for the launcher.
         assert [item.split("=")[0] for item in call["argv"][1:]] == [
             "--config", "--batch_size", "--output", "--data_path"]
+
+
+def of_node_1(tree, tmp_path, **env):
+    """What node 1 of two starts in the place of torch's launcher."""
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\ncase "$2" in torch.*) env >"$SEEN"; exit 4;; esac\n'
+                    'exec "$REAL" "$@"\n')
+    fake.chmod(0o755)
+    done = tree.run("train_full_16p.sh", "--nproc=2", "--node_rank=1", "--master_addr=127.0.0.1",
+                    "--fix_node_ip=127.0.0.2", PYTHON=str(fake), MNV3_CHECKED_PYTHON=str(fake),
+                    REAL=sys.executable, SEEN=str(tmp_path / "seen"), **env)
+    return done, dict(line.split("=", 1) for line in (tmp_path / "seen").read_text().splitlines()
+                      if "=" in line)
+
+
+def test_the_address_of_a_node_reaches_hccl_without_modelzoos_files(tree, tmp_path):
+    assert of_node_1(tree, tmp_path)[1]["HCCL_IF_IP"] == "127.0.0.2"
+
+
+def test_nodes_that_share_the_package_do_not_share_a_folder(tree, tmp_path):
+    """Node 0's, where the result lies, is test/output/0 whichever starts first."""
+    for names in (["0.node1", "1.node1"], ["0.node1", "0.node1.2", "1.node1", "1.node1.2"]):
+        of_node_1(tree, tmp_path)
+        assert sorted(path.name for path in tree.output.iterdir()) == names
+
+
+def test_a_machine_without_nproc_starts_its_ranks(tree, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nproc").write_text("#!/bin/sh\nexit 127\n")
+    (tools / "nproc").chmod(0o755)
+    done, seen = of_node_1(tree, tmp_path, PATH=f"{tools}:{os.environ['PATH']}")
+    assert seen["OMP_NUM_THREADS"] == "1"
+    assert done.returncode == 4 and "[Error] " in last_line(done.stderr)
 
 
 @pytest.mark.slow
