@@ -48,7 +48,7 @@ def fit(source: Source, found: Dict[str, Tuple[int, ...]]) -> Network:
         if not difference.size:
             for width, rule in _widths(arch):
                 network = plan(ARCHS[arch], width, rule)
-                difference = _compare_shapes(network, names, found)
+                difference = compare_shapes(network, names, found)
                 if not difference.size:
                     return Network(arch, width, rule, network)
                 nearest = _nearer(nearest, (difference, f"{arch} of width {width:g}"))
@@ -71,9 +71,14 @@ def _compare_names(names: Names, found: Dict[str, Tuple[int, ...]]) -> Differenc
     return Difference(missing, [name for name in found if name not in wanted], [])
 
 
-def _compare_shapes(
+def compare_shapes(
     network: Plan, names: Names, found: Dict[str, Tuple[int, ...]]
 ) -> Difference:
+    """What of a file's layers (layer -> shape of its weight) has another shape in a network.
+
+    Args:
+        names: our layers -> the file's; a layer that the file lacks is no difference.
+    """
     reshaped = []
     for ours, wanted in shapes(network).items():
         shape = found.get(names.get(ours, ""))

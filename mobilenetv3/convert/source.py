@@ -103,6 +103,34 @@ def take(prepare: Dict[str, Any], given: Dict[str, Any]) -> None:
             prepare[key] = list(value) if isinstance(value, (list, tuple)) else value
 
 
+MAX_SIDE = 10_000
+"""Pixels of the shorter side of a resized image: its square has those of the largest image read."""
+
+
+def usable(prepare: Dict[str, Any], in_chans: int) -> Tuple[Dict[str, Any], List[str]]:
+    """A preparation that images can be given, and notes on what was changed for that.
+
+    Raises:
+        ValueError: mean or std are no values of `in_chans` channels.
+    """
+    found, notes = dict(prepare), []
+    for key in ("mean", "std"):
+        values = found[key] * 3 if len(found[key]) == 1 else found[key]  # timm: one for all
+        if len(values) not in (3, in_chans):
+            raise ValueError(f"its images have a {key} of {len(values)} values; expected 1, or one "
+                             "for each channel")
+        least = 0 if key == "std" else -1e6
+        if not all(least < value < 1e6 for value in values):  # nor nan
+            raise ValueError(f"its images have the {key} {values}; expected numbers"
+                             + " above 0" * (key == "std") + ", of images scaled to 0..1")
+        found[key] = values
+    if found["img_size"] > MAX_SIDE * found["crop_pct"]:
+        notes.append(f"images of {found['img_size']} pixels, cut from larger ones by crop_pct "
+                     f"{found['crop_pct']:g}, are more than is read here: 224 of 256 are taken")
+        found.update(img_size=224, crop_pct=0.875)
+    return found, notes
+
+
 def is_number(value: Any) -> bool:
     """Whether a value out of a file is a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

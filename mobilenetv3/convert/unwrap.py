@@ -14,8 +14,9 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema")
 # torch.compile, an average, a trainer of one's own.
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 
+
 def unwrap(state: Any, ema: Optional[bool]) -> Content:
-    """The weights in a checkpoint, as float32.
+    """The weights in a checkpoint, of the types they were saved in.
 
     Args:
         state: what `checkpoint.load` gave.
@@ -45,8 +46,7 @@ def unwrap(state: Any, ema: Optional[bool]) -> Content:
     use_average = averaged is not None and ema
     tensors = averaged if use_average or not live else live
     is_average = None if averaged is None else tensors is averaged
-    return Content("", {name: _float32(value) for name, value in tensors.items()}, is_average,
-                   extras)
+    return Content("", tensors, is_average, extras)
 
 
 def _containers(state: Dict) -> Tuple[Optional[Dict], Optional[Dict]]:
@@ -100,5 +100,16 @@ def stripped(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
         tensors = {name[len(prefix):]: value for name, value in tensors.items()}
 
 
-def _float32(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value
+def as_float32(tensors: Dict[str, Tensor], size: int) -> Dict[str, Tensor]:
+    """The tensors of a file of `size` bytes, floating-point numbers as float32.
+
+    Raises:
+        ValueError: many of them share memory, so that copies would take more than the file can.
+    """
+    cast = [value for value in tensors.values()
+            if value.is_floating_point() and value.dtype is not torch.float32]
+    if sum(value.numel() * value.element_size() for value in cast) > size:
+        raise ValueError("its tensors of half or double precision share memory; save each by "
+                         "itself")
+    return {name: value.float() if value.is_floating_point() else value
+            for name, value in tensors.items()}

@@ -12,14 +12,18 @@ from mobilenetv3.text import printable
 
 from . import dli14, lraspp, mindcv, mmpretrain, own, timm, torchvision, xiaolai
 from .fit import fit
-from .source import Content, Network, Source, dict_of, names_of
+from .source import Content, Network, Source, dict_of, names_of, usable
 from .translate import to_ours
-from .unwrap import unwrap
+from .unwrap import as_float32, unwrap
 
 SOURCES: Tuple[Source, ...] = (
     timm.SOURCE, torchvision.SOURCE, mmpretrain.SOURCE, mindcv.SOURCE, dli14.SOURCE,
 )
 GRAPHS = {"torchvision": lraspp, "xiaolai": xiaolai}  # with classes of their own
+
+# The first of these that a network has; xiaolai's conv1 and linear4 are names of its own.
+CLASSIFIERS = ("classifier.weight", "classifier.low_classifier.weight", "linear4.weight")
+STEMS = ("conv_stem.weight", "backbone.conv_stem.weight", "conv1.weight")
 
 # Files that people have beside those, by a key or a part of one.
 STRANGERS = (
@@ -74,17 +78,19 @@ def read(path: PathLike, ema: Optional[bool] = None, arch: Optional[str] = None)
         state = own.from_metadata(metadata, state) or state
         content = unwrap(state, ema)
         content = content._replace(
-            path=path, extras={**metadata, **content.extras, "told": arch}
+            path=path, tensors=as_float32(content.tensors, os.path.getsize(path)),
+            extras={**metadata, **content.extras, "told": arch},
         )
         weights = _read_own(state, content) if own.claims(state) else _read_foreign(content)
         if "width_mult" in weights.config:  # files of others, and older ones, do not say it
             weights.config.setdefault("stem_stride", 2)
         if arch:
             _check_told(weights, arch)
+        prepare, notes = usable(weights.prepare, weights.config["in_chans"])
     except ValueError as error:
         # It may name tensors, and those names are the file's.
         raise ValueError(f"{path} cannot be used: {printable(error, 2000)}") from error
-    return weights._replace(notes=[describe(weights), *weights.notes])
+    return weights._replace(prepare=prepare, notes=[describe(weights), *weights.notes, *notes])
 
 
 def describe(weights: Weights) -> str:
@@ -113,7 +119,17 @@ def _read_own(state: Dict[str, Any], content: Content) -> Weights:
     for key, kind in (("arch", str), ("num_classes", int), ("in_chans", int)):
         if not isinstance(config.get(key), kind):
             raise ValueError(f"its description of the network has {key} {config.get(key)!r}")
-    resolve_name(config["arch"])
+    family, tensors = resolve_name(config["arch"]).family, content.tensors
+    if family in ARCHS:
+        own.check_network(config, layer_shapes(tensors))
+    elif "width_mult" in config or STEMS[0] in tensors:
+        raise ValueError(f"it says that it is a {config['arch']}, and is of a network from a table")
+    classes, channels = _ends(tensors)
+    for key, size in (("num_classes", classes or config["num_classes"]), ("in_chans", channels)):
+        if config[key] != size:
+            raise ValueError(f"its description of the network has {key} {config[key]!r}, and its "
+                             f"tensors have {size}")
+    config["num_classes"] = classes  # 0 where the file has no classifier
     notes = _average_note(content)
     if source:
         notes.append(str(source.get("told") or
@@ -129,17 +145,13 @@ def _read_foreign(content: Content) -> Weights:
     if graph:
         tensors, facts = GRAPHS[graph].read(content.tensors, content.extras)
         family, config = graph, {"arch": facts.arch}
-        classifier = ("classifier.low_classifier.weight", "linear4.weight")
-        stem = ("backbone.conv_stem.weight", "conv1.weight")
     elif source:
         network = fit(source, layer_shapes(content.tensors))
         tensors, facts = to_ours(source, network, content.tensors), source.facts(content, network)
         family, config = source.name, _config_of(facts.arch, network)
-        classifier, stem = ("classifier.weight",), ("conv_stem.weight",)
     else:
         raise ValueError(_unknown(keys))
-    config["num_classes"] = _size(tensors, classifier, 0)
-    config["in_chans"] = _size(tensors, stem, 1)
+    config["num_classes"], config["in_chans"] = _ends(tensors)
     config.update(facts.options)
     classes = facts.classes
     if classes is not None and len(classes) != config["num_classes"]:
@@ -162,9 +174,13 @@ def _config_of(arch: str, network: Network) -> Dict[str, Any]:
             "width_rule": network.width_rule}
 
 
-def _size(tensors: Dict[str, Tensor], names: Tuple[str, ...], dim: int) -> int:
-    """The size of the one tensor that is there; 0 where none is."""
-    return next((tensors[name].shape[dim] for name in names if name in tensors), 0)
+def _ends(tensors: Dict[str, Tensor]) -> Tuple[int, int]:
+    """Numbers of classes and of input channels, by our names; 0 where the layer is missing."""
+    classifier, stem = (
+        next(((*tensors[name].shape, 0, 0) for name in names if name in tensors), (0, 0))
+        for names in (CLASSIFIERS, STEMS)
+    )
+    return classifier[0], stem[1]
 
 
 def _average_note(content: Content) -> List[str]:

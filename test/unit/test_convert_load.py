@@ -4,7 +4,7 @@ import functools
 import pytest
 import torch
 
-from mobilenetv3 import convert
+from mobilenetv3 import checkpoint, convert
 from mobilenetv3.models import create_model
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
@@ -153,3 +153,58 @@ def test_a_file_that_describes_an_unknown_network_is_an_error():
     weights = weights._replace(config={**weights.config, "colour": "red"})
     with pytest.raises(ValueError, match="file.pth describes a network that is not known here"):
         convert.build(weights)
+
+
+# --------------------------------------------------------------- what a small file may ask for
+
+
+def own_file(path, model, **config):
+    """A checkpoint of this package whose description of the network is changed."""
+    checkpoint.save(path, {"model": {**model.config, **config}, "state_dict": model.state_dict()})
+    return path
+
+
+@pytest.mark.parametrize("config, told", [
+    ({"num_classes": 10 ** 13}, "num_classes 10000000000000, and its tensors have 3"),
+    ({"num_classes": 10 ** 8}, "num_classes 100000000, and its tensors have 3"),
+    ({"in_chans": 10 ** 9}, "in_chans 1000000000, and its tensors have 3"),
+    ({"arch": "mobilenetv3_small", "width_mult": 1e5}, "of width 100000, and has other tensors"),
+    ({"arch": "mobilenetv3_small", "width_mult": 1e5, "features_only": True},
+     "of width 100000, and has other tensors"),
+    ({"arch": "mobilenetv3_small", "width_mult": float("inf")}, "has {'width_mult': inf"),
+    ({"arch": "mobilenetv3_small", "width_mult": float("nan")}, "has {'width_mult': nan"),
+    ({"arch": "mobilenetv3_small", "width_mult": 1e308}, "has {'width_mult': 1e[+]308"),
+    ({"arch": "mobilenetv3_small", "width_mult": "1"}, "has {'width_mult': '1'"),
+    ({"width_rule": "mine"}, "'width_rule': 'mine'"),
+    ({"arch": "xiaolai2019_mobilenetv3_small"}, "_small, and is of a network from a table"),
+])
+def test_a_description_of_a_few_bytes_was_built_at_any_size(config, told, tmp_path):
+    model = create_model("mobilenetv3_small_050", num_classes=3)
+    with pytest.raises(ValueError, match=told):
+        convert.read(own_file(tmp_path / "a.pth", model, **config))
+
+
+@pytest.mark.parametrize("arch, options", [
+    ("mobilenetv3_small_050", {"num_classes": 0}),
+    ("mobilenetv3_large", {"width_mult": 0.6, "width_rule": "torchvision", "in_chans": 1}),
+    ("mobilenetv2_035", {"features_only": True, "out_indices": (1, 2)}),
+    ("mobilenetv2", {"width_mult": 1.3, "features_only": True, "out_indices": (0,)}),
+    ("xiaolai2019_mobilenetv3_small", {"num_classes": 2, "in_chans": 1}),
+    ("lraspp_mobilenetv3_small", {"num_classes": 2}),
+])
+def test_descriptions_of_this_packages_networks_agree_with_their_tensors(arch, options, tmp_path):
+    model = create_model(arch, **options)
+    weights = convert.read(own_file(tmp_path / "a.pth", model))
+    assert weights.config["num_classes"] in (options.get("num_classes", 1000), 0)
+    convert.build(weights)
+
+
+def test_names_that_share_a_storage_were_each_copied_as_float32(tmp_path):
+    # 1,000 names of one megabyte: 2 GB as float32.
+    shared = torch.zeros(500_000, dtype=torch.float16)
+    state = {f"layer{number}.weight": shared for number in range(1000)}
+    path = tmp_path / "a.pth"
+    torch.save(state, str(path))
+    assert path.stat().st_size < 1_200_000
+    with pytest.raises(ValueError, match="a.pth cannot be used: its tensors of half or double pre"):
+        convert.read(path)

@@ -171,6 +171,45 @@ def test_the_options_of_the_run_count(entries, eps, momentum, pad_type, tmp_path
     assert (prepare["interpolation"], prepare["mean"]) == ("bicubic", [0.485, 0.456, 0.406])
 
 
+def of_run(tmp_path, **args):
+    path = written("mobilenetv2_050", tmp_path / "a.pth", arch="mobilenetv2_050",
+                   args=argparse.Namespace(**args))
+    return convert.read(path)
+
+
+def test_one_mean_and_std_for_all_channels_ended_in_a_traceback(tmp_path):
+    prepare = of_run(tmp_path, mean=[0.5], std=(0.25,)).prepare  # timm: --mean 0.5 --std 0.25
+    assert (prepare["mean"], prepare["std"]) == ([0.5] * 3, [0.25] * 3)
+
+
+@pytest.mark.parametrize("args, told", [
+    ({"mean": [0.5, 0.5]}, "its images have a mean of 2 values; expected 1, or one for each"),
+    ({"std": [0.5] * 4}, "its images have a std of 4 values"),
+    ({"std": [0.2, 0.0, 0.2]}, r"the std \[0.2, 0.0, 0.2\]; expected numbers above 0, of images"),
+    ({"std": [-1.0]}, "expected numbers above 0"),
+    ({"mean": [float("nan")] * 3}, "expected numbers, of images scaled to 0..1"),
+    ({"mean": [10 ** 400]}, "expected numbers, of images"),
+])
+def test_means_that_no_image_can_be_given_are_told(args, told, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        of_run(tmp_path, **args)
+
+
+@pytest.mark.parametrize("args", [
+    {"img_size": 10 ** 6}, {"crop_pct": 1e-6}, {"img_size": 224, "crop_pct": 5e-324},
+])
+def test_a_size_of_images_in_a_file_took_any_amount_of_memory(args, tmp_path):
+    weights = of_run(tmp_path, **args)
+    assert (weights.prepare["img_size"], weights.prepare["crop_pct"]) == (224, 0.875)
+    assert "are more than is read here: 224 of 256 are taken" in weights.notes[-1]
+
+
+def test_sizes_up_to_those_of_the_largest_image_are_taken(tmp_path):
+    # 10,000 x 10,000 are the 100 million pixels that an image may have.
+    assert of_run(tmp_path, img_size=10_000, crop_pct=1.0).prepare["img_size"] == 10_000
+    assert of_run(tmp_path, img_size=64, crop_pct=0.0064).prepare["img_size"] == 64
+
+
 @pytest.mark.parametrize("tag, mean, crop_pct", [
     ("miil_in21k_ft_in1k", 0.0, 0.875), ("ra4_e3600_r224_in1k", 0.5, 0.95)
 ])
