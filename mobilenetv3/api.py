@@ -222,6 +222,11 @@ def _from_file(
 def _read(path: PathLike, stated: Dict[str, Any], ema: Optional[bool]) -> convert.Weights:
     """The weights in a file, which has to be for the network that is stated, if one is."""
     weights = convert.read(path, ema=ema)
+    if weights.config.get("features_only"):
+        raise ValueError(
+            f"{path} holds a network for feature maps (features_only), and init_model builds whole "
+            "networks; convert.build(convert.read(FILE)) gives it"
+        )
     config, name = weights.config, stated.get("arch")
     if not name or models.canonical_name(name) == models.canonical_name(config["arch"]):
         return weights

@@ -52,6 +52,9 @@ def from_file(file: str, arch: Optional[str], ema: Optional[bool],
     """A file of weights of any family, in the network that it is for; see `read`."""
     weights = convert.read(file, ema=ema)
     build.require_classifier(weights.config["arch"])
+    if weights.config.get("features_only"):
+        raise ValueError(f"{file} holds a network for feature maps (features_only), which has no "
+                         "class scores")
     channels = weights.config["in_chans"]
     if channels != 3:
         raise ValueError(

@@ -93,11 +93,16 @@ class MobileNetFeatures(ExtractFeat, nn.Module):
         out_indices: which of the maps at strides 2, 4, 8, 16, 32 to give, as indices 0 to 4.
 
     Raises:
-        ValueError: for indices that are no rising sequence within 0 to 4.
+        ValueError: for indices that are no rising sequence within 0 to 4, or another network.
     """
 
     def __init__(self, backbone: nn.Module, out_indices: Sequence[int] = (0, 1, 2, 3, 4)):
         super().__init__()
+        if not isinstance(getattr(backbone, "feature_info", None), FeatureInfo):
+            raise ValueError(
+                f"backbone is a {type(backbone).__name__}, which does not say where its maps are; "
+                "expected a MobileNet, as create_model builds of timm's names."
+            )
         indices = list(out_indices)
         count = len(backbone.feature_info)
         if not indices or indices != sorted(set(indices) & set(range(count))):

@@ -197,6 +197,16 @@ def test_what_names_no_network_is_an_error():
         init_model({"arch": SMALL, "features_only": True}, device="cpu")
 
 
+def test_a_file_of_a_backbone_ended_in_an_attribute_error(tmp_path):
+    backbone = create_model(SMALL, features_only=True, out_indices=(1, 2))
+    path = tmp_path / "a.pth"
+    torch.save({"model": backbone.config, "state_dict": backbone.state_dict()}, str(path))
+    with pytest.raises(ValueError, match=r"a\.pth holds a network for feature maps"):
+        init_model(None, path, "cpu")
+    again = mobilenetv3.convert.build(mobilenetv3.convert.read(path))  # as the sentence says
+    assert again.config["out_indices"] == [1, 2]
+
+
 def test_pretrained_takes_timms_weights_and_preparation(monkeypatch):
     theirs = timm.create_model("tf_mobilenetv3_small_075", num_classes=1000).eval()
     monkeypatch.setattr(timm, "create_model", lambda *args, **options: theirs)

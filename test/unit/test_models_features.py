@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mobilenetv3.models import create_model
+from mobilenetv3.models import MobileNetFeatures, create_model
 from mobilenetv3.models.names import DLI14_MODELS, TIMM_MODELS
 
 SMALL, V2 = "mobilenetv3_small_050", "mobilenetv2_035"
@@ -57,3 +57,9 @@ def test_scripted_feature_maps_are_the_same():
     with torch.no_grad():
         for ours, expected in zip(torch.jit.script(model)(image()), model(image())):
             assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("name", ["xiaolai2023_mobilenetv3_small", "lraspp_mobilenetv3_small"])
+def test_a_network_without_maps_ended_in_an_attribute_error(name):
+    with pytest.raises(ValueError, match="which does not say where its maps are; expected a Mob"):
+        MobileNetFeatures(create_model(name))
