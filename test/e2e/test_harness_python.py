@@ -237,7 +237,8 @@ def test_a_complete_environment_is_not_removed_for_another_python(machine, tmp_p
     done = machine.run(PYTHON=str(other / "bin" / "python"))
     assert done.returncode == 1
     assert f"{machine.venv} was made from '{machine.env['PYTHON']} " in done.stderr
-    assert done.stderr.endswith(f": set PYTHON to that one, or move {VENV} away when no run uses it\n")
+    assert done.stderr.endswith(
+        f": set PYTHON to that one, or move {VENV} away when no run uses it\n")
     assert used(machine.run()) == machine.venv_python
 
 
