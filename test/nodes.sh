@@ -159,6 +159,7 @@ several_ranks() {
     else
         launcher[2]=torch.distributed.launch
         launcher+=(--use_env)
+        export LOCAL_WORLD_SIZE=$ranks # which it does not tell
     fi
     ! compgen -v PET_ >/dev/null || unset "${!PET_@}" # torchrun's options, of a job around this one
     if ((nodes > 1 && node == 0)); then

@@ -154,6 +154,8 @@ def test_two_nodes_given_as_modelzoo_does_train_and_node_0_reports(two_trees, tm
     for rank in range(4):
         call = two_trees[rank // 2].call(rank)
         assert call["env"]["WORLD_SIZE"] == "4"
+        # PyTorch 1.8's launcher does not tell: a host's ranks were taken to be all of the job's.
+        assert call["env"]["LOCAL_WORLD_SIZE"] == "2"
         assert call["env"]["ASCEND_DEVICE_ID"] == str(rank % 2)
         assert call["env"]["HCCL_IF_IP"] == f"127.0.0.{rank // 2 + 1}"
         # The address, the nodes and their numbers are for the launcher.
