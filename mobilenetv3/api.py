@@ -147,6 +147,8 @@ def _stated(config: Union[None, PathLike, Dict[str, Any]]) -> _Stated:
     if isinstance(config, dict):
         if "arch" not in config:
             raise ValueError("the dict has no 'arch'; expected create_model's arguments")
+        if "pretrained" in config:
+            raise ValueError("the dict has 'pretrained', which is an argument of init_model itself")
         if config.get("features_only"):
             raise ValueError(
                 "init_model builds whole networks; for feature maps wrap one: "
@@ -179,7 +181,7 @@ def _from_name(stated: _Stated, given: Dict[str, int], pretrained: bool) -> _Bui
     model = models.create_model(**{"arch": DEFAULT_MODEL, **stated.model, **given})
     notes = []
     if pretrained:
-        notes += [f"timm's weights of {model.config['arch']}", *_load_timm_weights(model)]
+        notes += [f"timm's weights of {model.config['arch']}", *models.load_published(model)]
         published = get_pretrained_cfg(model.config["arch"]).to_dict()
     else:
         published = model.default_cfg
@@ -188,16 +190,6 @@ def _from_name(stated: _Stated, given: Dict[str, int], pretrained: bool) -> _Bui
     prepare = {name: published[name] for name in PREPARE if name in published}
     prepare["img_size"] = published["input_size"][-1]
     return _Built(model, {**prepare, **stated.prepare}, None, notes)
-
-
-def _load_timm_weights(model: nn.Module) -> List[str]:
-    try:
-        return models.load_timm_weights(model)
-    except ValueError as error:  # there it is an option of the commands
-        words = str(error).replace("--pretrained: ", "").replace(
-            "a file: --pretrained PATH", "a file of weights as the checkpoint"
-        )
-        raise ValueError(words) from error
 
 
 def _from_file(

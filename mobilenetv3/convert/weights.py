@@ -119,6 +119,8 @@ def _read_own(state: Dict[str, Any], content: Content) -> Weights:
     for key, kind in (("arch", str), ("num_classes", int), ("in_chans", int)):
         if not isinstance(config.get(key), kind):
             raise ValueError(f"its description of the network has {key} {config.get(key)!r}")
+    if "pretrained" in config:  # a file asks for no download
+        raise ValueError("its description of the network has pretrained")
     family, tensors = resolve_name(config["arch"]).family, content.tensors
     if family in ARCHS:
         own.check_network(config, layer_shapes(tensors))

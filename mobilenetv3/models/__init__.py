@@ -6,8 +6,9 @@
     segmenter = create_model("lraspp_mobilenetv3_large", num_classes=21)
 """
 import inspect
+import warnings
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from torch import nn
 
@@ -39,6 +40,7 @@ __all__ = [
     "create_model",
     "fuse_conv_bn",
     "list_models",
+    "load_published",
     "load_timm_weights",
     "resolve_name",
     "set_fast_backward",
@@ -69,9 +71,10 @@ def create_model(
     dilation_rule: str = "timm",
     stem_stride: int = 2,
     features_only: bool = False,
-    out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+    out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3, 4),
+    pretrained: bool = False,
 ) -> nn.Module:
-    """Build a network by name, with random weights.
+    """Build a network by name, with random weights unless others are asked for.
 
     The parameters are many because each is spelled out, so that a misspelt one is a TypeError.
     `create_model(**model.config)` builds the network of `model` again.
@@ -87,6 +90,8 @@ def create_model(
         features_only: give the maps at strides 2 to 32 (1 to 16 with stem_stride 1) instead of
             logits, see MobileNetFeatures.
         out_indices: which of these maps.
+        pretrained: take timm's weights of the name, see `load_timm_weights`; a warning tells each
+            option that they were not trained with.
         bn_eps: None for what the name implies: 1e-3 for tf_*, mobilenetv3_rw and lraspp_*, else
             1e-5.
         pad_type: None for what the name implies: "same" for tf_*, else "symmetric".
@@ -98,18 +103,42 @@ def create_model(
         A MobileNet, MobileNetFeatures, LRASPP or XiaolaiMobileNetV3, in training mode.
 
     Raises:
-        ValueError: for an unknown name (the near ones are listed), a value out of its range, or an
-            option that the network does not have.
+        ValueError: for an unknown name (the near ones are listed), a value out of its range, an
+            option that the network does not have, or weights that cannot be had.
     """
     options = dict(locals())
     options = {option: value for option, value in options.items() if value is not None}
-    name = resolve_name(options.pop("arch"))
-    if width_mult not in (None, name.width) and not takes_any_width(arch):
+    asked = options.pop("pretrained", False)
+    model = _build(options.pop("arch"), options)
+    for note in load_published(model) if asked else ():
+        warnings.warn(note, stacklevel=2)
+    return model
+
+
+def load_published(model: nn.Module) -> List[str]:
+    """As `load_timm_weights`, whose errors name options of the commands, for a caller in Python.
+
+    Raises:
+        ValueError: as there.
+    """
+    try:
+        return load_timm_weights(model)
+    except ValueError as error:
+        words = str(error).replace("--pretrained: ", "").replace(
+            "a file: --pretrained PATH", "a file of weights to init_model"
+        )
+        raise ValueError(words) from error
+
+
+def _build(arch: str, options: Dict[str, Any]) -> nn.Module:
+    """A network with random weights; see `create_model`, without what was left open."""
+    name, width = resolve_name(arch), options.get("width_mult")
+    if width not in (None, name.width) and not takes_any_width(arch):
         instead = f"; for any width name {name.family}" if takes_any_width(name.family) else ""
-        raise ValueError(f"{arch} has width {name.width}, not {width_mult}{instead}.")
+        raise ValueError(f"{arch} has width {name.width}, not {width}{instead}.")
     if name.canonical in _OWN_GRAPHS:
         return _build_own_graph(name.canonical, options)
-    del options["features_only"], options["out_indices"]
+    features_only, out_indices = options.pop("features_only"), options.pop("out_indices")
     options.setdefault("width_mult", name.width)
     options.setdefault("width_rule", name.width_rule)
     model = FAMILIES[name.family](family=name.family, **options)

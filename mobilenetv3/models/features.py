@@ -43,12 +43,14 @@ later, with the maps at strides 16 and 32 and two more of 64 and 128::
     )
     detector = SSD(backbone, anchors, (320, 320), 91, head=head)
 """
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
+import torch
 from torch import Tensor, nn
 
 from .arch import Tap
 from .extract import ExtractFeat
+from .knobs import GradCheckpointing, recompute
 
 
 class FeatureInfo(List[Dict[str, Any]]):
@@ -80,8 +82,12 @@ class FeatureInfo(List[Dict[str, Any]]):
         """The module whose output each map is."""
         return [info["module"] for info in self]
 
+    def get_dicts(self, keys: Optional[Sequence[str]] = None) -> List[Dict[str, Any]]:
+        """What is known of each map, or of that what the keys name."""
+        return [{key: info[key] for key in keys or info} for info in self]
 
-class MobileNetFeatures(ExtractFeat, nn.Module):
+
+class MobileNetFeatures(ExtractFeat, GradCheckpointing, nn.Module):
     """Feature maps of a network: (N, in_chans, H, W) -> [(N, C_i, H / r_i, W / r_i), ...].
 
     C_i and r_i are in `feature_info`; a backbone made with an `output_stride` has no r_i beyond it,
@@ -90,25 +96,23 @@ class MobileNetFeatures(ExtractFeat, nn.Module):
 
     Args:
         backbone: a MobileNet.
-        out_indices: which of the maps at strides 2, 4, 8, 16, 32 to give, as indices 0 to 4.
+        out_indices: which of the maps at strides 2, 4, 8, 16, 32 to give, as indices 0 to 4, or -5
+            to -1 from the end; or as in timm 1.x, a number N for the last N of them.
 
     Raises:
         ValueError: for indices that are no rising sequence within 0 to 4, or another network.
     """
 
-    def __init__(self, backbone: nn.Module, out_indices: Sequence[int] = (0, 1, 2, 3, 4)):
+    def __init__(
+        self, backbone: nn.Module, out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3, 4)
+    ):
         super().__init__()
         if not isinstance(getattr(backbone, "feature_info", None), FeatureInfo):
             raise ValueError(
                 f"backbone is a {type(backbone).__name__}, which does not say where its maps are; "
                 "expected a MobileNet, as create_model builds of timm's names."
             )
-        indices = list(out_indices)
-        count = len(backbone.feature_info)
-        if not indices or indices != sorted(set(indices) & set(range(count))):
-            raise ValueError(
-                f"out_indices is {indices}, expected rising numbers of 0 to {count - 1}."
-            )
+        indices = _indices(out_indices, len(backbone.feature_info))
         self.config = {**backbone.config, "features_only": True, "out_indices": indices}
         self.feature_info = FeatureInfo(backbone.feature_info[index] for index in indices)
         self.stages: List[int] = [info["stage"] for info in self.feature_info]
@@ -116,12 +120,16 @@ class MobileNetFeatures(ExtractFeat, nn.Module):
         self.bn1 = backbone.bn1
         self.act1 = backbone.act1
         self.blocks = backbone.blocks[: self.stages[-1]]
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> List[Tensor]:
         x = self.act1(self.bn1(self.conv_stem(x)))
         maps = [x] if 0 in self.stages else []
         for index, stage in enumerate(self.blocks):
-            x = stage(x)
+            if not torch.jit.is_scripting() and self.grad_checkpointing:
+                x = recompute(stage, x)
+            else:
+                x = stage(x)
             if index + 1 in self.stages:
                 maps.append(x)
         return maps
@@ -129,3 +137,18 @@ class MobileNetFeatures(ExtractFeat, nn.Module):
     def backbone_maps(self, x: Tensor) -> Tuple[Tensor, ...]:
         """As `forward`, for `extract_feat`."""
         return tuple(self(x))
+
+
+def _indices(out_indices: Union[int, Sequence[int]], count: int) -> List[int]:
+    """Which of `count` maps are meant, from 0 on."""
+    if isinstance(out_indices, int):
+        given = range(count - out_indices, count) if 1 <= out_indices <= count else ()
+    else:
+        given = [index + count if -count <= index < 0 else index for index in out_indices]
+    indices = list(given)
+    if not indices or indices != sorted(set(indices) & set(range(count))):
+        raise ValueError(
+            f"out_indices is {out_indices!r}, expected rising numbers of 0 to {count - 1} (or from "
+            f"the end, -{count} to -1), or a number of maps, 1 to {count}."
+        )
+    return indices

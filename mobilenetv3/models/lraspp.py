@@ -13,10 +13,12 @@ MobileNet, behind `backbone.`; in torchvision, those of its MobileNet with `back
 """
 from typing import Dict, Optional, Tuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .features import MobileNetFeatures
+from .knobs import recompute
 from .mobilenet import FAMILIES
 
 BACKBONES = {  # name -> family of the backbone
@@ -175,7 +177,10 @@ class _TwoMaps(MobileNetFeatures):
         low = x
         for index, stage in enumerate(self.blocks):
             for position, block in enumerate(stage):
-                x = block(x)
+                if not torch.jit.is_scripting() and self.grad_checkpointing:
+                    x = recompute(block, x)
+                else:
+                    x = block(x)
                 if index == self.low_stage and position == 0:
                     low = x
         return low, x

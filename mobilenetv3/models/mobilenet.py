@@ -9,6 +9,7 @@ from .arch import ARCHS, DILATION_RULES, OUTPUT_STRIDES, Plan, dilate, plan, tap
 from .blocks import BLOCKS, Norm
 from .extract import ExtractFeat
 from .features import FeatureInfo
+from .knobs import DropRate, GradCheckpointing
 from .layers import ACTIVATIONS, PAD_TYPES, GlobalAvgPool, conv2d
 from .names import name_of
 from .tables import WIDTH_RULES
@@ -34,14 +35,15 @@ _VALID = {
 }
 
 
-class MobileNet(ExtractFeat, nn.Module):
+class MobileNet(ExtractFeat, DropRate, GradCheckpointing, nn.Module):
     """What the networks share: stem, blocks, classifier. Use one of the classes at the end.
 
-    Attributes as in timm: `num_classes`; `num_features`, the channels of `forward_features`;
-    `head_hidden_size`, those of `forward_head(pre_logits=True)`; `feature_info`, a dict for each of
-    the strides 2 to 32; `default_cfg`, also `pretrained_cfg`, how images are prepared. Besides,
-    `config`, a plain dict: `create_model(**config)` builds the same network. Keep it with the
-    weights, which tell neither bn_eps nor pad_type.
+    Attributes as in timm: `num_classes`; `in_chans`; `drop_rate`, which may be set at any time;
+    `num_features`, the channels of `forward_features`; `head_hidden_size`, those of
+    `forward_head(pre_logits=True)`; `feature_info`, a dict for each of the strides 2 to 32;
+    `default_cfg`, also `pretrained_cfg`, how images are prepared. Besides, `config`, a plain dict:
+    `create_model(**config)` builds the same network. Keep it with the weights, which tell neither
+    bn_eps nor pad_type.
     """
 
     family: str  # key of ARCHS
@@ -114,6 +116,7 @@ class MobileNet(ExtractFeat, nn.Module):
         norm = partial(nn.BatchNorm2d, eps=self.config["bn_eps"], momentum=bn_momentum)
         self.feature_info = FeatureInfo.from_taps(taps(network, output_stride))
 
+        self.grad_checkpointing = False
         network = dilate(network, output_stride, dilation_rule)
         self.conv_stem = conv2d(in_chans, network.stem, 3, stem_stride, same=pad_type == "same")
         self.bn1 = norm(network.stem)
@@ -132,7 +135,7 @@ class MobileNet(ExtractFeat, nn.Module):
         if config["num_classes"] and not config["global_pool"]:
             raise ValueError("global_pool '' leaves nothing to classify: it needs num_classes 0.")
         self.config = config
-        self.num_classes = config["num_classes"]
+        self.num_classes, self.in_chans = config["num_classes"], config["in_chans"]
         images = ARCHS[self.family].defaults
         side = images.img_size
         self.default_cfg = self.pretrained_cfg = {
@@ -158,6 +161,15 @@ class MobileNet(ExtractFeat, nn.Module):
         self.classifier: nn.Module = nn.Identity()
         if self.num_classes:
             self.classifier = nn.Linear(self.head_hidden_size, self.num_classes)
+
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Which parameters belong together, from the stem on: for timm's decay by layers.
+
+        Args:
+            coarse: by stages, not by blocks.
+        """
+        return {"stem": r"^conv_stem|bn1",
+                "blocks": r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)"}
 
     def get_classifier(self) -> nn.Module:
         """The last layer; an Identity where num_classes is 0."""
@@ -190,7 +202,7 @@ class MobileNetV3(MobileNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_features, H / 32, W / 32)."""
-        return self.blocks(self.act1(self.bn1(self.conv_stem(x))))
+        return self.through(self.act1(self.bn1(self.conv_stem(x))))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(N, num_features, H, W) -> (N, num_classes), or with pre_logits (N, head_hidden_size)."""
@@ -209,9 +221,15 @@ class MobileNetV2(MobileNet):
         self.bn2 = norm(network.head)
         self.act2 = ACTIVATIONS[network.act]()
 
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """As MobileNet's; the head's convolution is a layer behind all blocks."""
+        groups = super().group_matcher(coarse)
+        last = (r"conv_head|bn2", (99999,))
+        return {**groups, "blocks": [(groups["blocks"], None), last]}
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_features, H / 32, W / 32)."""
-        x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
+        x = self.through(self.act1(self.bn1(self.conv_stem(x))))
         return self.act2(self.bn2(self.conv_head(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

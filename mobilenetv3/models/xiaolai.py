@@ -19,6 +19,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple, Type
 from torch import Tensor, nn
 
 from .extract import ExtractFeat
+from .knobs import DropRate
 from .layers import ACTIVATIONS, conv2d
 from .tables import HS, NO_SE, RE, SE
 from .xiaolai_blocks import Block2019, Block2019Old, Block2023, Row
@@ -83,7 +84,7 @@ XIAOLAI: Dict[str, Graph] = {
 }
 
 
-class XiaolaiMobileNetV3(ExtractFeat, nn.Module):
+class XiaolaiMobileNetV3(ExtractFeat, DropRate, nn.Module):
     """One of the networks of XIAOLAI, with timm's model interface.
 
     Attributes as in MobileNet: `num_classes`, `num_features`, `head_hidden_size`, `default_cfg`,
@@ -160,7 +161,7 @@ class XiaolaiMobileNetV3(ExtractFeat, nn.Module):
             if not valid(config[option]):
                 raise ValueError(f"{option} is {config[option]!r}, expected {expected}.")
         self.config = config
-        self.num_classes = config["num_classes"]
+        self.num_classes, self.in_chans = config["num_classes"], config["in_chans"]
         self.default_cfg = self.pretrained_cfg = {
             "architecture": config["arch"],
             "num_classes": config["num_classes"],

@@ -33,8 +33,8 @@ WITHIN = {("device", "host"), ("cpus", "host"), ("options", "arguments"), ("conf
           ("exporting", "onnxfile"),
           ("formats", "files"), ("checkpoint", "formats")}
 INSIDE = {
-    "models": ["tables", "arch", "names", "backward", "layers", "blocks", "extract", "features",
-               "fuse", "mobilenet",
+    "models": ["tables", "arch", "names", "backward", "layers", "blocks", "extract", "knobs",
+               "features", "fuse", "mobilenet",
                "xiaolai_blocks", "xiaolai", "lraspp", "pretrained", "counts", "__init__",
                "__main__"],
     "data": ["imagefile", "badfiles", "patience", "demo", "cifar", "labels", "filelist", "listing",

@@ -191,6 +191,15 @@ def test_the_configuration_of_an_alias_has_the_canonical_name_and_the_rule():
     assert (config["arch"], config["width_rule"]) == ("mobilenetv3_small_075", "torchvision")
 
 
+@pytest.mark.parametrize("name", [SMALL, V2, "xiaolai2019_mobilenetv3_small"])
+def test_channels_and_dropout_are_attributes_as_in_timm(name):
+    model = create_model(name, in_chans=1, drop_rate=0.25)
+    assert (model.in_chans, model.drop_rate, model.dropout.p) == (1, 0.25, 0.25)
+    model.drop_rate = 0.5
+    assert (model.dropout.p, model.config["drop_rate"]) == (0.5, 0.5)
+    assert copy.deepcopy(model).drop_rate == 0.5
+
+
 def test_image_preparation_follows_the_options():
     cfg = create_model(SMALL, num_classes=5, in_chans=1).default_cfg
     assert (cfg["num_classes"], cfg["input_size"]) == (5, (1, 224, 224))

@@ -46,7 +46,7 @@ def test_out_indices_choose_maps_and_leave_out_what_comes_after():
     assert all(p.grad is not None for p in part.parameters())  # DistributedDataParallel asks for it
 
 
-@pytest.mark.parametrize("indices", [(), (5,), (-1,), (3, 1), (1, 1)])
+@pytest.mark.parametrize("indices", [(), (5,), (-6,), (3, 1), (1, 1), (-1, 0), 0, 6])
 def test_out_indices_that_are_no_rising_sequence_are_refused(indices):
     with pytest.raises(ValueError, match="out_indices is .* rising numbers of 0 to 4"):
         create_model(SMALL, features_only=True, out_indices=indices)

@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from mobilenetv3 import api
 from mobilenetv3.models import create_model, load_timm_weights, pretrained
 
 timm = pytest.importorskip("timm", reason="the weights are timm's")
@@ -77,3 +78,28 @@ def test_weights_out_of_reach_are_one_sentence(monkeypatch):
     monkeypatch.setattr(pretrained, "read_for_timm", lambda arch: {})
     with pytest.raises(ValueError, match=r"mobilenetv2_050 could not be had \(no route to the hub"):
         load_timm_weights(create_model("mobilenetv2_050"))
+
+
+def test_create_model_did_not_know_timms_pretrained(asked):
+    model = create_model("mobilenetv3_small_050", pretrained=True)
+    assert [name for name, *_ in asked] == ["mobilenetv3_small_050"]
+    expected = published("mobilenetv3_small_050")["conv_stem.weight"]
+    assert torch.equal(model.conv_stem.weight, expected)
+    with pytest.warns(UserWarning, match="the model has bn_eps 0.001, timm's weights for"):
+        create_model("mobilenetv3_small_050", bn_eps=1e-3, pretrained=True)
+    asked.clear()
+    model = create_model("mobilenetv3_small_050", pretrained=False)
+    assert asked == [] and "pretrained" not in model.config
+    with pytest.raises(ValueError, match="^timm has no weights for lraspp_.*; give a file of weig"):
+        create_model("lraspp_mobilenetv3_small", pretrained=True)
+
+
+def test_a_file_or_a_dict_cannot_ask_for_timms_weights(asked, tmp_path):
+    model = create_model("mobilenetv3_small_050", num_classes=3)
+    config = {**model.config, "pretrained": True}
+    torch.save({"model": config, "state_dict": model.state_dict()}, str(tmp_path / "a.pth"))
+    with pytest.raises(ValueError, match="its description of the network has pretrained"):
+        api.init_model(None, tmp_path / "a.pth", "cpu")
+    with pytest.raises(ValueError, match="'pretrained', which is an argument of init_model itself"):
+        api.init_model(config, None, "cpu")
+    assert asked == []

@@ -12,6 +12,7 @@ KEYS = json.loads((Path(__file__).parent / "data" / "timm_keys.json").read_text(
 LISTED = sorted(KEYS["shapes"])
 NAMES = sorted(TIMM_MODELS)
 OTHER_GRAPHS = ["mobilenetv3_large_150d", "mobilenetv3_rw"]
+SMALL = "mobilenetv3_small_050"
 SIDE = 64  # pixels: 2x2 at stride 32, enough to tell the spatial dimensions apart from the batch
 
 
@@ -245,3 +246,102 @@ def test_the_options_of_tensorflows_names_turn_a_plain_name_into_the_same_networ
     x = torch.randn(1, 3, 70, 73)
     with torch.no_grad():
         assert (ours(x) - theirs.eval()(x)).abs().max() <= 1e-5
+
+
+# What users of timm do with a model ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("name", [SMALL, "mobilenetv3_rw", "mobilenetv2_035"])
+def test_decay_by_layers_fell_back_to_groups_that_are_not_timms(timm, name, coarse):
+    helpers = pytest.importorskip("timm.models")
+    mine, theirs = create_model(name, num_classes=3), reference(timm, name, num_classes=3)
+    groups = [helpers.group_parameters(model, model.group_matcher(coarse), reverse=True)
+              for model in (mine, theirs)]
+    assert groups[0] == groups[1]
+
+
+@pytest.mark.parametrize("name", [SMALL, "mobilenetv2_035"])
+def test_an_optimizer_with_decay_by_layers_has_timms_rates(timm, name):
+    from timm.optim import create_optimizer_v2
+
+    def rates(model):
+        optimizer = create_optimizer_v2(model, "sgd", lr=1.0, layer_decay=0.75)
+        scales = {id(weight): group["lr_scale"] for group in optimizer.param_groups
+                  for weight in group["params"]}
+        return {key: scales[id(weight)] for key, weight in model.named_parameters()}
+
+    mine = rates(create_model(name, num_classes=3))
+    assert mine == rates(reference(timm, name, num_classes=3))
+    assert mine["classifier.weight"] == 1.0 and mine["conv_stem.weight"] < 0.05
+
+
+@pytest.mark.parametrize("name", [SMALL, "mobilenetv2_035"])
+def test_a_drop_rate_that_was_set_after_construction_had_no_effect(timm, name):
+    mine, theirs = pair(timm, name)
+    for model in (mine.train(), theirs.train()):
+        model.drop_rate = 0.5
+    outputs = []
+    for model in (mine, theirs):
+        torch.manual_seed(3)
+        outputs.append(model(images()))
+    assert_close_tensors(outputs[0], outputs[1], 1e-5, name)
+    assert (mine.drop_rate, mine.config["drop_rate"]) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="drop_rate is 1.5, expected at least 0 and under 1"):
+        mine.drop_rate = 1.5
+
+
+@pytest.mark.parametrize("name", [SMALL, "mobilenetv2_035"])
+@pytest.mark.parametrize("options", [
+    {"out_indices": (-2, -1)}, {"out_indices": (1, -1)}, {"out_indices": 2},
+])
+def test_maps_are_chosen_from_the_end_as_in_timm(timm, name, options):
+    mine = create_model(name, features_only=True, **options).eval()
+    try:
+        theirs = timm.create_model(name, features_only=True, **options).eval()
+    except TypeError:  # 0.9.16 takes no number
+        theirs = timm.create_model(name, features_only=True, out_indices=(3, 4)).eval()
+    theirs.load_state_dict(mine.state_dict())
+    for ours, other in zip(mine(images()), theirs(images())):
+        assert_close_tensors(ours, other, 1e-5, name)
+    wanted = ["num_chs", "reduction"]
+    assert mine.feature_info.get_dicts(wanted) == theirs.feature_info.get_dicts(wanted)
+
+
+def test_stages_that_are_computed_anew_give_the_same_gradients_and_timms_statistics(timm):
+    for name, options in ((SMALL, {"drop_path_rate": 0.3}), ("mobilenetv2_035", {})):
+        plain = create_model(name, **options).train()
+        again, theirs = create_model(name, **options).train(), reference(timm, name, **options)
+        for model in (again, theirs.train()):
+            model.load_state_dict(plain.state_dict())
+            model.set_grad_checkpointing()
+        for model in (plain, again, theirs):
+            torch.manual_seed(1)
+            model(images()).square().mean().backward()
+        for key, weight in plain.named_parameters():
+            assert_close_tensors(dict(again.named_parameters())[key].grad, weight.grad, 1e-5, key)
+        for key, value in theirs.named_buffers():
+            if "blocks" in key:  # there a batch is taken into the statistics twice, as here
+                mine = dict(again.named_buffers())[key].float()
+                assert_close_tensors(mine, value.float(), 1e-4, key, 1e-6)
+
+
+@pytest.mark.parametrize("name, options", [
+    (SMALL, {}), (SMALL, {"features_only": True}), ("lraspp_mobilenetv3_small", {}),
+])
+def test_stages_are_computed_anew_where_the_stem_is_frozen_and_not_without_gradients(name, options):
+    model = create_model(name, **options).train()
+    getattr(model, "backbone", model).set_grad_checkpointing()
+    for layer in ("conv_stem", "bn1"):
+        getattr(getattr(model, "backbone", model), layer).requires_grad_(False)
+    calls = []
+    blocks = getattr(model, "backbone", model).blocks
+    blocks[1][0].register_forward_pre_hook(lambda *_: calls.append(1))
+    found = model(images())
+    found = found["out"] if isinstance(found, dict) else found
+    (found[-1] if isinstance(found, list) else found).square().mean().backward()
+    assert len(calls) == 2  # the second time in the backward pass
+    assert all(weight.grad is not None for weight in blocks.parameters())
+    with torch.no_grad():
+        model(images())
+    assert len(calls) == 3
