@@ -229,7 +229,7 @@ def test_pretrained_weights_that_cannot_be_had_are_an_error_in_the_words_of_a_ca
     # With PyTorch 1.8.1 the hub itself would be asked first, for half a minute.
     monkeypatch.setattr("mobilenetv3.models.pretrained.read_for_timm", lambda arch: {})
     for name in (SMALL, "dli14_mobilenetv3_small"):
-        with pytest.raises(ValueError, match="give a file of weights as the checkpoint$") as e:
+        with pytest.raises(ValueError, match="give a file of weights to init_model$") as e:
             init_model(name, pretrained=True, device="cpu")
         assert "--" not in str(e.value)
 
