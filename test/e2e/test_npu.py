@@ -223,7 +223,7 @@ def test_eight_ranks_train_over_hccl_each_on_its_own_card(start_8p, tree, tmp_pa
     assert sorted(os.listdir(str(output))) == [str(rank) for rank in range(8)]
     written = sorted(str(path.relative_to(output)) for path in output.rglob("*.pth.tar"))
     assert written == [
-        "0/ckpt/checkpoint.pth.tar", "0/ckpt/checkpoints/epoch_0001_step_000000.pth.tar",
+        "0/ckpt/checkpoint.pth.tar", "0/ckpt/checkpoints/epoch_0000_step_000004.pth.tar",
         "0/ckpt/model_best.pth.tar"]
     assert "Final Train Accuracy" in result.out
     table = subprocess.run([sys.executable, "-m", "mobilenetv3.report", str(output / "0")],
