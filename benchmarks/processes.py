@@ -46,11 +46,7 @@ def fps(text: str) -> float:
     Raises:
         Failed: there is none.
     """
-    found = [record.fps for record in map(logfmt.parse, text.splitlines())
-             if isinstance(record, logfmt.Throughput)]
-    if not found:
-        raise Failed("train.py printed no FPS")
-    return found[-1]
+    return _last(text, logfmt.Throughput, "FPS").fps
 
 
 def acc1(text: str) -> float:
@@ -59,8 +55,12 @@ def acc1(text: str) -> float:
     Raises:
         Failed: there is none.
     """
-    found = [record.acc1 for record in map(logfmt.parse, text.splitlines())
-             if isinstance(record, logfmt.Accuracy)]
+    return _last(text, logfmt.Accuracy, "accuracy").acc1
+
+
+def _last(text: str, kind: type, what: str):
+    """The last record of a kind in what train.py printed."""
+    found = [record for record in map(logfmt.parse, text.splitlines()) if isinstance(record, kind)]
     if not found:
-        raise Failed("train.py printed no accuracy")
+        raise Failed(f"train.py printed no {what}")
     return found[-1]
