@@ -1,11 +1,11 @@
-"""Operators whose backward pass PyTorch has in a slower form than need be.
+"""Operators that PyTorch trains in a slower form than need be.
 
-Each gives what the plain operator gives, its gradients up to the order of sums. They are for eager
-training: where a network is scripted, traced or evaluated, the plain operators stand in it.
+Each gives what the plain operator gives, up to the order of sums. They are for eager training:
+where a network is scripted, traced or evaluated, the plain operators stand in it.
 """
 import platform
 from functools import partial
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -61,18 +61,33 @@ def depthwise_5(x: Tensor, weight: Tensor, stride: Tuple[int, int],
 
     On x86 oneDNN has fast kernels for the gradient of depthwise weights up to 3 wide; at 5 it takes
     10 to 25 times as long as at 3. Here that gradient is put together from two parts of 3, but on
-    maps so small that this takes twice as long.
+    maps so small that this takes twice as long. On those of 2 x 2 only the inner 3 x 3 weights ever
+    meet a pixel, and the others are left out.
     """
+    if _sees_inner_3(x, weight, stride, padding):
+        return F.conv2d(x, weight[..., 1:4, 1:4], None, 1, 1, 1, weight.shape[0])
     if not _splits(x, weight, stride):
         return F.conv2d(x, weight, None, stride, padding, 1, weight.shape[0])
     return _Depthwise5.apply(x, weight, stride, padding)
 
 
+def _is_for_x86(x: Tensor) -> bool:
+    return _enabled and _IS_X86 and x.device.type == "cpu" and not _is_traced()
+
+
 def _splits(x: Tensor, weight: Tensor, stride: Tuple[int, int]) -> bool:
     return (
-        _enabled and _IS_X86 and x.device.type == "cpu" and x.dtype == weight.dtype
-        and _convolution_backward is not None and not _autocasts() and not _is_traced()
+        _is_for_x86(x) and x.dtype == weight.dtype and not _autocasts()
+        and _convolution_backward is not None
         and x.shape[3] > SMALL * stride[1]  # last: a trace has no sizes
+    )
+
+
+def _sees_inner_3(x: Tensor, weight: Tensor, stride: Tuple[int, int],
+                  padding: Tuple[int, int]) -> bool:
+    return (
+        _is_for_x86(x) and weight.shape[2] == 5
+        and tuple(stride) == (1, 1) and tuple(padding) == (2, 2) and max(x.shape[2:]) <= 2
     )
 
 
@@ -82,6 +97,17 @@ def _autocasts() -> bool:
         return torch.is_autocast_enabled("cpu")
     except TypeError:  # before 2.4
         return torch.is_autocast_cpu_enabled()
+
+
+def pooled_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """1x1 convolution of maps of one pixel: (N, C, 1, 1), (O, C, 1, 1), (O,) -> (N, O, 1, 1).
+
+    That is a product of matrices, for which oneDNN's convolution takes 1.5 to 5 times as long.
+    Larger maps are convolved.
+    """
+    if not _is_for_x86(x) or x.shape[2:] != (1, 1):
+        return F.conv2d(x, weight, bias)
+    return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
 
 
 class _Depthwise5(torch.autograd.Function):

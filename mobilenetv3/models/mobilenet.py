@@ -10,7 +10,7 @@ from .blocks import BLOCKS, Norm
 from .extract import ExtractFeat
 from .features import FeatureInfo
 from .knobs import DropRate, GradCheckpointing
-from .layers import ACTIVATIONS, PAD_TYPES, GlobalAvgPool, conv2d
+from .layers import ACTIVATIONS, PAD_TYPES, GlobalAvgPool, PooledConv2d, conv2d
 from .names import name_of
 from .tables import WIDTH_RULES
 
@@ -197,7 +197,7 @@ class MobileNetV3(MobileNet):
 
     def _make_head(self, network: Plan, norm: Norm) -> None:
         self.num_features = network.stages[-1][-1].out_chs
-        self.conv_head = nn.Conv2d(self.num_features, network.head, 1, bias=network.head_bias)
+        self.conv_head = PooledConv2d(self.num_features, network.head, bias=network.head_bias)
         self.act2 = ACTIVATIONS[network.act]()
 
     def forward_features(self, x: Tensor) -> Tensor:
