@@ -19,6 +19,14 @@ from mobilenetv3.data.patience import Item, Patience
 from mobilenetv3.data.transforms import ByEpoch
 from mobilenetv3.text import printable
 
+SEEDERS = {
+    "random": random.seed,
+    "numpy": np.random.seed,
+    # Not torch.manual_seed: it seeds the cards, too, and theirs are not put back.
+    "torch": torch.default_generator.manual_seed,
+}
+"""Of the generators that a transform may draw from."""
+
 TRIES = 100
 """Bad files in a row, drawn at random, after which it is no use to draw another."""
 
@@ -139,15 +147,15 @@ class Transformed(torch.utils.data.Dataset):
             ))
 
     def _seed(self, epoch, index, copy):
-        """Seed the three generators that transforms draw from."""
+        """Seed the generators that the transform draws from: each takes a few microseconds."""
         if self.seed is None:
             return
         place = (self.seed, epoch, index, 0, copy) if copy else (self.seed, epoch, index)
-        words = np.random.SeedSequence(place).generate_state(3)
-        # Not torch.manual_seed: it seeds the cards, too, and theirs are not put back.
-        seeds = random.seed, np.random.seed, torch.default_generator.manual_seed
-        for seed, word in zip(seeds, words):
-            seed(int(word))
+        words = np.random.SeedSequence(place).generate_state(len(SEEDERS))
+        drawn_from = getattr(self._transform_at(epoch), "draws_from", SEEDERS)
+        for (name, seed), word in zip(SEEDERS.items(), words):
+            if name in drawn_from:
+                seed(int(word))
 
     @property
     def refused(self) -> int:

@@ -84,6 +84,9 @@ class TrainTransform:
     def __init__(self, crops: Sequence[tv.RandomResizedCrop], flips: Sequence[Callable],
                  colour: Optional[Callable] = None):
         self.crops, self.flips, self.colour = crops, flips, colour
+        self.draws_from = ("torch",)  # torchvision's crop and flips; see `dataset.SEEDERS`
+        if colour is not None or len(crops) > 1:
+            self.draws_from = ("random", "numpy", "torch")
 
     def __call__(self, image) -> np.ndarray:
         """PIL image of mode RGB -> uint8 array (3, H, W)."""

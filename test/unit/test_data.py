@@ -204,9 +204,11 @@ def test_an_unknown_policy_is_an_error():
         data.train_transform(32, aa="nonsense")
 
 
-def test_augmentation_depends_on_seed_epoch_and_index_alone():
+@pytest.mark.parametrize("options", [{}, {"interpolation": "random"}, {"color_jitter": 0.4},
+                                     {"aa": "rand-m9-mstd0.5"}, {"vflip": 0.5}])
+def test_augmentation_depends_on_seed_epoch_and_index_alone(options):
     samples = [(picture(), 0), (picture(), 0)]
-    make = [data.Transformed(samples, data.train_transform(32, aa="rand-m9-mstd0.5"), seed=1)
+    make = [data.Transformed(samples, data.train_transform(32, **options), seed=1)
             for _ in range(2)]
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     first = make[0][3, 0][0]
