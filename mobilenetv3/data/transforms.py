@@ -4,8 +4,10 @@ Crops and flips are torchvision's, colour and policies timm's. Images stay uint8
 the device: a quarter of the bytes to move, and the host does no arithmetic that the device does
 faster. See `loader` for what happens there, and `decode` for the short way from a JPEG to a crop.
 """
+import functools
+import math
 import random
-from typing import Callable, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -103,8 +105,7 @@ class TrainTransform:
         """
         header = decode.read_header(data)
         crop = self._crop()
-        sized = torch.empty(1, 1, 1).expand(1, *header[:2])  # all that get_params asks for
-        box = decode.Box(*map(int, crop.get_params(sized, crop.scale, crop.ratio)))
+        box = draw_box(crop.scale, crop.ratio, header.height, header.width)
         image = decode.crop(data, box, crop.size[0], crop.interpolation.value, header)
         for flip in self.flips:
             image = flip(image)
@@ -116,6 +117,37 @@ class TrainTransform:
 
     def _crop(self) -> tv.RandomResizedCrop:
         return self.crops[0] if len(self.crops) == 1 else random.choice(self.crops)
+
+
+def draw_box(scale: Sequence[float], ratio: Sequence[float], height: int,
+             width: int) -> decode.Box:
+    """What `RandomResizedCrop.get_params` of torchvision draws for an image, number for number.
+
+    That makes tensors of the image's size and of the ratios anew for each image, which takes 1.5 %
+    of the time that a prepared one has.
+    """
+    low, high = _log(tuple(ratio))
+    for _ in range(10):
+        area = height * width * torch.empty(1).uniform_(scale[0], scale[1]).item()
+        aspect = torch.empty(1).uniform_(low, high).exp_().item()
+        columns = int(round(math.sqrt(area * aspect)))
+        rows = int(round(math.sqrt(area / aspect)))
+        if 0 < columns <= width and 0 < rows <= height:
+            top = torch.randint(0, height - rows + 1, (1,)).item()
+            left = torch.randint(0, width - columns + 1, (1,)).item()
+            return decode.Box(int(top), int(left), rows, columns)
+    # Nothing fits, as in a long strip: its middle, as near to the whole as the ratios allow.
+    rows, columns = height, width
+    if width / height < min(ratio):
+        rows = int(round(width / min(ratio)))
+    elif width / height > max(ratio):
+        columns = int(round(height * max(ratio)))
+    return decode.Box((height - rows) // 2, (width - columns) // 2, rows, columns)
+
+
+@functools.lru_cache(maxsize=None)
+def _log(ratio: Tuple[float, ...]) -> List[float]:
+    return torch.log(torch.tensor(ratio)).tolist()  # in float32, as torchvision has it
 
 
 class Stage(NamedTuple):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 
 from mobilenetv3 import data, device
-from mobilenetv3.data import demo
+from mobilenetv3.data import demo, transforms
 from mobilenetv3.data import loader as loading
 
 CPU = device.select("cpu")
@@ -355,3 +356,16 @@ def _worker_that_waits(ready):
     ready.set()
     while True:
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("scale, ratio", [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.6, 1.0), (0.9, 1.1)),
+                                          ((0.9, 1.0), (0.2, 0.3)), ((0.9, 1.0), (4.0, 5.0))])
+def test_boxes_and_the_numbers_drawn_for_them_are_torchvisions(scale, ratio):
+    sizes = [(300, 400), (32, 32), (1, 1), (7, 2000), (2000, 7), (3, 5)]  # strips: nothing fits
+    for seed, (height, width) in enumerate(sizes * 40):
+        torch.manual_seed(seed)
+        expected = RandomResizedCrop.get_params(Image.new("L", (width, height)), scale, ratio)
+        after = torch.rand(1)
+        torch.manual_seed(seed)
+        assert transforms.draw_box(scale, ratio, height, width) == tuple(map(int, expected))
+        assert torch.equal(torch.rand(1), after)
