@@ -130,7 +130,7 @@ def run(cfg, scratch):
     clock = Clock(warmup=min(10, total_steps // 4))
     run.log(logfmt.Run(
         model=model.config["arch"], data=source.name, device=device.type, ranks=who.world,
-        batch_size=cfg.batch_size, epochs=0 if cfg.evaluate else cfg.epochs,
+        batch_size=cfg.batch_size, epochs=0 if cfg.evaluate else schedule.epochs,
         amp=precision.amp_type, torch=torch.__version__, img_size=cfg.img_size,
         fps_warmup=clock.warmup, max_steps=cfg.max_steps or 0,
     ).line())

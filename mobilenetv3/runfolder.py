@@ -176,6 +176,8 @@ class RunFolder:
         self._logger.addHandler(self._terminal)
         if path is None:
             return
+        _end_last_line(path / LOG)
+        _end_last_line(path / STARTS)
         self._logger.addHandler(_LogFile(str(path / LOG), encoding="utf-8"))
         self._trim_metrics(keep_epochs)
         if tensorboard:
@@ -276,6 +278,15 @@ def _epoch_of(line: str) -> float:
         return json.loads(line)["epoch"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def _end_last_line(path: Path) -> None:
+    """Part the lines to come from one that a full disk or a power failure cut short."""
+    with contextlib.suppress(OSError), open(str(path), "rb+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
 
 class _LogFile(logging.FileHandler):

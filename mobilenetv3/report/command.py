@@ -8,7 +8,7 @@ from mobilenetv3.arguments import COUNT, POSITIVE_INT, PlainParser
 from mobilenetv3.files import write_atomically
 from mobilenetv3.text import printable
 
-from . import case, facts, page, panels, pictures, records
+from . import case, facts, page, palette, panels, pictures, records
 from .follow import follow, watch
 from .logs import find_log, read_log
 from .result import table
@@ -65,6 +65,8 @@ def _arguments(argv: Optional[List[str]]) -> argparse.Namespace:
     for name in ("case", "follow"):
         if getattr(arguments, name) and len(arguments.runs) > 1:
             parser.error(f"--{name} is about one run; {len(arguments.runs)} were named")
+    if arguments.table and arguments.watch:
+        parser.error("--table writes nothing, and --watch a page: choose one of them")
     return arguments
 
 
@@ -77,7 +79,7 @@ def _case(run: Path, kind: str, seconds: int) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    found = _filled(records.read(arguments.runs))
+    found = _filled(records.read(_with_logs(arguments.runs)))
     if not found:
         return 1
     print(table([one.history.log for one in found]), flush=True)
@@ -85,6 +87,26 @@ def _report(arguments: argparse.Namespace) -> int:
         for line in write(found, _folder(arguments.output, found)):
             print(printable(line), file=sys.stderr)
     return 0
+
+
+def _with_logs(runs: Sequence[Path]) -> List[Path]:
+    """The runs that have a log, where one of several has.
+
+    Raises:
+        FileNotFoundError: none has.
+    """
+    kept, faults = [], []
+    for run in runs:
+        try:
+            find_log(run)
+            kept.append(run)
+        except FileNotFoundError as fault:
+            faults.append(fault)
+    if not kept:
+        raise faults[0]
+    for fault in faults:
+        print(f"note: left out: {printable(fault)}", file=sys.stderr)
+    return kept
 
 
 def _filled(found: Sequence[records.Records]) -> List[records.Records]:
@@ -102,8 +124,10 @@ def _filled(found: Sequence[records.Records]) -> List[records.Records]:
 def _watch(arguments: argparse.Namespace) -> int:
     told: List[str] = []
 
+    runs = _with_logs(arguments.runs)
+
     def update(is_live: bool) -> bool:
-        found = records.read(arguments.runs)
+        found = records.read(runs)
         lines = write(found, _folder(arguments.output, found),
                       arguments.interval if is_live else 0, has_pictures=not is_live)
         for line in lines:
@@ -112,8 +136,8 @@ def _watch(arguments: argparse.Namespace) -> int:
                 told.append(line)
         return any(facts.state(one)[0] != "finished" for one in found)
 
-    watch(arguments.runs, update, arguments.interval)
-    print(table([one.history.log for one in records.read(arguments.runs)]))
+    watch(runs, update, arguments.interval)
+    print(table([one.history.log for one in records.read(runs)]))
     return 0
 
 
@@ -152,6 +176,10 @@ def write(found: Sequence[records.Records], folder: Path, reload_s: float = 0.0,
         text = page.page(found, curves, reload_s).encode("utf-8", "replace")
         write_atomically(target, lambda file: file.write(text))
         said.insert(0, f"page: {target.resolve()}")
+    colours = len(palette.CURVES["light"])
+    if len(found) > colours:
+        said.append(f"note: {len(found)} runs share {colours} colours; those of {colours} or fewer "
+                    "can be told apart in a picture")
     said += [f"note: no {what}: {fault}" for what, fault in zip((PAGE, "pictures"), faults)
              if fault]
     return said

@@ -8,7 +8,7 @@ from mobilenetv3.options import train_parser
 
 from .records import Records, is_running
 
-_USER = re.compile(r"(\w://)[^/@\s]+@")
+_USER = re.compile(r"(\w://)[^/\s]+@")
 _QUERY = re.compile(r"(\w://[^\s?\"']+)\?[^\s\"']+")
 
 
@@ -38,6 +38,8 @@ def best(records: Records) -> Optional[Tuple[float, Optional[int], Optional[floa
     """(Acc@1, epoch, Acc@5) of the best validation; None where there was none."""
     scored = [(found["val_acc1"], -epoch) for epoch, found in records.history.validations.items()
               if math.isfinite(found.get("val_acc1", math.nan))]
+    # An evaluation in the folder of a run is not of its training.
+    scored = [one for one in scored if one[1] <= 0] or scored
     if scored:
         acc1, minus_epoch = max(scored)
         acc5 = records.history.validations[-minus_epoch].get("val_acc5")

@@ -43,15 +43,16 @@ class Tail:
 class Pulse:
     """Whether a run is still to be waited for."""
 
-    def __init__(self, folder: Path, now: Callable[[], float] = time.monotonic):
-        self.folder, self.now = folder, now
+    def __init__(self, log: Path, now: Callable[[], float] = time.monotonic):
+        self.log, self.now = log, now
         self.is_running: Optional[bool] = None
         """What `records.is_running` said last."""
         self._seen = now()
 
     def is_gone(self) -> bool:
         """Whether no process has written to its folder for a while."""
-        self.is_running = is_running(self.folder)
+        # Looked up each time: the scripts of test/ write a log before there is a run folder.
+        self.is_running = is_running(folder_of(self.log))
         if self.is_running is not False:  # None: that cannot be told
             self._seen = self.now()
         return self.now() - self._seen > GRACE_S
@@ -65,7 +66,7 @@ def follow(run: Path, stream=None) -> int:
     """
     stream = stream or sys.stdout
     log = find_log(run)
-    tail, pulse, line, course = Tail(log), Pulse(folder_of(log)), Line(stream), Course()
+    tail, pulse, line, course = Tail(log), Pulse(log), Line(stream), Course()
     told_at, told = 0.0, ""
     while True:
         is_gone = pulse.is_gone()  # asked first: the last lines come before the process ends
@@ -100,23 +101,26 @@ def watch(runs: List[Path], write: Callable[[bool], bool], seconds: float) -> No
     Args:
         write: writes the page, told whether it is to be kept current; returns whether a run has
             not come to its end.
-        seconds: from one time to the next, at least.
+        seconds: from one time to the next, at least; ten times as long as writing takes, so that a
+            long log does not cost the training its processor.
     """
     logs = [find_log(run) for run in runs]
-    pulses = [Pulse(folder_of(log)) for log in logs]
+    pulses = [Pulse(log) for log in logs]
     seen: Optional[list] = None
+    pause = seconds
     try:
         while True:
             now = [_stamp(path) for log in logs for path in sources(log)]
             # Asked first: a run may end while its page is being written.
             is_gone = sum(not pulse.is_gone() for pulse in pulses) == 0
             if now != seen:
-                seen = now
+                seen, begun = now, time.monotonic()
                 if not write(True):
                     break
+                pause = max(seconds, 10 * (time.monotonic() - begun))
             if is_gone:
                 break
-            time.sleep(seconds)
+            time.sleep(pause)
     except KeyboardInterrupt:
         pass
     write(False)

@@ -1,7 +1,8 @@
 """The course of a run as its log tells it: starts, printed steps, validations, remarks."""
+import collections
 import math
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Deque, Dict, List, NamedTuple, Optional
 
 from mobilenetv3 import logfmt
 from mobilenetv3.live import Course
@@ -49,8 +50,10 @@ class History:
         self.validations: Dict[int, Dict[str, float]] = {}
         """By epoch, -1 without training: val_loss, val_acc1, val_acc5, and these with an ending for
         each other set of weights ("_ema", "_trained")."""
-        self.notes: List[str] = []
+        self.notes: Deque[str] = collections.deque(maxlen=MOST_NOTES)
+        """The last ones: those of the end say how it came."""
         self._course = Course()
+        self._is_aside = False  # an evaluation into the folder of a run that was trained
         self._test: Optional[logfmt.TestLine] = None
 
     def add(self, text: str) -> None:
@@ -61,6 +64,7 @@ class History:
                 return
             self._add_step(record)
         elif isinstance(record, logfmt.Run):
+            self._is_aside = bool(self.trained) and not record.epochs
             self.starts.append(Start(record, []))
         elif isinstance(record, logfmt.TestLine):
             self._test = record
@@ -70,22 +74,28 @@ class History:
                 found[f"val_{name}_{record.weights}"] = getattr(record, name)
         elif isinstance(record, logfmt.Accuracy):
             self._add_accuracy(record)
-        if record is None and text.startswith("=> ") and len(self.notes) < MOST_NOTES:
+        if record is None and text.startswith("=> "):
             self.notes.append(text.rstrip("\r\n")[3:])
         self.log.add(record)
-        self._course.add(record)
+        if not self._is_aside:
+            self._course.add(record)
 
     def _add_step(self, line: logfmt.TrainLine) -> None:
         if not self.starts:
             self.starts.append(Start(None, []))
+        if not self.starts[-1].points:  # what came after the checkpoint that it goes on from
+            self.validations = {epoch: found for epoch, found in self.validations.items()
+                                if epoch < line.epoch}
         at = line.epoch + (line.step + 1) / line.steps
         step = line.epoch * line.steps + line.step + 1
         self.starts[-1].points.append(Point(at, step, line))
 
     def _validation(self) -> Dict[str, float]:
         """The numbers of the validation that is under way."""
-        points = self.starts[-1].points if self.starts else []
-        return self.validations.setdefault(points[-1].line.epoch if points else -1, {})
+        # A run that was stopped in a validation begins with it when it goes on.
+        trained = [] if self._is_aside else self.trained
+        epoch = trained[-1].points[-1].line.epoch if trained else -1
+        return self.validations.setdefault(epoch, {})
 
     def _add_accuracy(self, record: logfmt.Accuracy) -> None:
         found = self._validation()

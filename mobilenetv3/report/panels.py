@@ -72,11 +72,11 @@ def curves(histories: Sequence[History]) -> Curves:
 
     panels = [
         Panel("loss", "Loss", "nats", each(
-            lambda run: run.steps("loss", lambda line: line.loss),
+            lambda run: run.steps(lambda line: line.loss),
             lambda run: run.means(lambda line: line.loss_avg),
             lambda run: run.validations("loss"))),
         Panel("acc1", "Acc@1", "%", each(
-            lambda run: run.steps("acc1", lambda line: line.acc1),
+            lambda run: run.steps(lambda line: line.acc1),
             lambda run: run.means(lambda line: line.acc1_avg),
             lambda run: run.validations("acc1"))),
         Panel("acc5", "Acc@5", "%", each(
@@ -87,10 +87,10 @@ def curves(histories: Sequence[History]) -> Curves:
         Panel("scale", "Loss scale", "", each(
             lambda run: run.values(lambda line: line.scale)), scale="log2"),
         Panel("fps", "Throughput", "images/s", each(
-            lambda run: run.steps("fps", lambda line: line.rate),
+            lambda run: run.steps(lambda line: line.rate),
             lambda run: run.values(lambda line: line.fps)), from_zero=True),
         Panel("data", "Waiting for data", "% of a step", each(
-            lambda run: run.steps("data", _data_share),
+            lambda run: run.steps(_data_share),
             lambda run: run.means(_mean_data_share)), from_zero=True),
     ]
     panels = [panel for panel in panels if panel.series and not _says_nothing(panel)]
@@ -118,7 +118,7 @@ class _Run:
         return Series(self.number, role, label, list(x), finite,
                       self.number if self.is_one_of_many else colour)
 
-    def steps(self, key: str, value: Callable) -> List[Series]:
+    def steps(self, value: Callable) -> List[Series]:
         """Every printed step, faint; and what a restart made again."""
         found = [self._of(self.kept, "step", "printed step", value)]
         for points in self.history.redone():
@@ -171,9 +171,11 @@ class _Run:
                 if epoch >= 0 and name in found[epoch]]
 
     def _at_end_of(self, epoch: int) -> float:
-        if not self.by_steps:
-            return epoch + 1.0
-        return self.kept[-1].step if self.kept else 0
+        if self.by_steps:
+            return self.kept[-1].step if self.kept else 0
+        # A run that ends inside an epoch is validated there.
+        last = self.kept[-1] if self.kept else None
+        return self.x(last) if last is not None and last.line.epoch == epoch else epoch + 1.0
 
     def marks(self) -> List[Mark]:
         """Where a later start began."""

@@ -103,7 +103,9 @@ def _drawn(panels: Sequence[Panel], curves: Curves, names: Sequence[str], theme:
                 "text.parse_math": False, "axes.unicode_minus": False, "svg.fonttype": "none"}
     known = {name: value for name, value in settings.items() if name in matplotlib.rcParams}
     with matplotlib.rc_context(known):
-        figure = Figure(figsize=(4.4 * columns + 0.2, 2.9 * rows + 0.5), dpi=140,
+        handles = _legend(panels, curves, names, colours)
+        foot = 0.2 + 0.22 * -(-len(handles) // (2 * columns))  # inches
+        figure = Figure(figsize=(4.4 * columns + 0.2, 2.9 * rows + 0.08 + foot), dpi=140,
                         facecolor=colours["paper"])
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -112,12 +114,10 @@ def _drawn(panels: Sequence[Panel], curves: Curves, names: Sequence[str], theme:
                 _panel(axes, panels[place], curves, colours)
             else:
                 axes.set_axis_off()
-        handles = _legend(panels, curves, names, colours)
         if handles:
             figure.legend(handles=handles, loc="lower center", ncol=min(len(handles), 2 * columns),
                           frameon=False, labelcolor=colours["ink"], fontsize=9)
-        foot = 0.42 * -(-len(handles) // (2 * columns)) / figure.get_figheight()
-        figure.tight_layout(rect=(0, foot, 1, 1), h_pad=1.6, w_pad=1.8)
+        figure.tight_layout(rect=(0, foot / figure.get_figheight(), 1, 1), h_pad=1.6, w_pad=1.8)
         content = io.BytesIO()
         figure.savefig(content, format="png", facecolor=colours["paper"], metadata={
             "Software": SOFTWARE, DRAWN_FROM: fingerprint(curves, names)})

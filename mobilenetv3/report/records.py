@@ -66,7 +66,7 @@ def read(runs: Sequence[Path]) -> List[Records]:
     Raises:
         FileNotFoundError: there is no log.
     """
-    logs = [find_log(run) for run in runs]
+    logs = list(map(find_log, runs))
     return [_read(log, name) for log, name in zip(logs, _names([log.parent for log in logs]))]
 
 
@@ -75,7 +75,7 @@ def _read(log: Path, name: str) -> Records:
     found = history.read(log)
     epochs = _json_lines(folder / "metrics.jsonl")
     history.add_metrics(found, epochs)
-    return Records(name, folder, found, epochs, _config(folder / "config.yaml"),
+    return Records(name, folder, found, epochs, _config(folder),
                    _json_lines(folder / "environment.jsonl"),
                    _validation(folder / "validation.json"))
 
@@ -88,8 +88,8 @@ def folder_of(log: Path) -> Path:
 
 def sources(log: Path) -> List[Path]:
     """The files that the records of a run come from."""
-    names = ("metrics.jsonl", "config.yaml", "environment.jsonl", "validation.json")
-    return [log, *(folder_of(log) / name for name in names)]
+    folder, names = folder_of(log), ("metrics.jsonl", "environment.jsonl", "validation.json")
+    return [log, *(folder / name for name in names), *_configs(folder)]
 
 
 def is_running(folder: Path) -> Optional[bool]:
@@ -147,14 +147,32 @@ def _json(text: str) -> Any:
         return None
 
 
-def _config(path: Path) -> Dict[str, Any]:
+def _configs(folder: Path) -> List[Path]:
+    """The options of each start, the first one's first."""
+    later = [(_stamp(path), path) for path in folder.glob("config.from_epoch_*.yaml")]
+    return [folder / "config.yaml", *(path for _, path in sorted(later))]
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _config(folder: Path) -> Dict[str, Any]:
+    """The options of the last start that trained; of an evaluation where none did."""
     import yaml
 
-    try:
-        found = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {}
+    last: Dict[str, Any] = {}
+    for path in _configs(folder):
+        try:
+            found = yaml.safe_load(_text(path))
+        except (yaml.YAMLError, ValueError, RecursionError):
+            continue
+        if isinstance(found, dict) and (not last or not found.get("evaluate")):
+            last = {str(name): value for name, value in found.items()}
+    return last
 
 
 def _validation(path: Path) -> Optional[Validation]:

@@ -28,7 +28,7 @@ def cells(log: Log) -> Tuple[str, ...]:
 
 def _epochs(log: Log) -> str:
     """Epochs trained to their end, and of how many where those are not all."""
-    if not log.times:
+    if not log.is_trained:
         return "-"
     if log.epochs_done >= log.run.epochs:
         return str(log.run.epochs)

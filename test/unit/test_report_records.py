@@ -2,6 +2,7 @@
 import builtins
 import json
 import math
+import os
 import sys
 
 import pytest
@@ -20,8 +21,17 @@ from reportruns import (
 )
 
 from mobilenetv3 import logfmt, report
-from mobilenetv3.logfmt import Unscored
-from mobilenetv3.report import command, facts, history, palette, panels, pictures, records
+from mobilenetv3.logfmt import Best, Unscored
+from mobilenetv3.report import (
+    command,
+    facts,
+    history,
+    palette,
+    panels,
+    pictures,
+    records,
+    result,
+)
 from mobilenetv3.report.classes import mistakes, scores
 from mobilenetv3.runfolder import lock
 
@@ -65,7 +75,7 @@ def test_a_run_stopped_in_a_validation_and_killed_later_was_finished(tmp_path):
     log += [line(1, 0), line(1, 1)]
     found = read(write(tmp_path, log))
     assert not found.history.is_over and facts.state(found)[0] == "stopped"
-    assert found.history.validations[-1]["val_acc1"] == 60.0
+    assert found.history.validations[0]["val_acc1"] == 60.0  # of the epoch before it
 
 
 def test_an_evaluation_was_finished_before_its_first_image(tmp_path):
@@ -341,3 +351,96 @@ def test_hostile_names_become_one_line_of_the_terminal(tmp_path, capsys):
 def test_the_scalars_have_the_names_of_a_train_line():
     assert set(logfmt.SCALARS.values()) <= set(logfmt.TrainLine._fields)
     assert history.read  # the reading that the panels come from
+
+
+# ------------------------------------------------------------------- runs that went back, or on
+
+
+def test_the_accuracy_of_an_abandoned_course_is_not_reported(tmp_path):
+    log = [RUN, *epoch(0, 60.0), *epoch(1, 70.0), *epoch(2, 90.0),
+           RUN, *epoch(2, 75.0), Best(75.0, 2, "model_best.pth.tar")]
+    found = read(write(tmp_path, log))
+    assert found.history.log.acc1 == 75.0
+    assert facts.best(found)[:2] == (75.0, 2)
+    (scored,) = series(tmp_path, "acc1", "val")
+    assert (scored.x, scored.y) == ([1.0, 2.0, 3.0], [60.0, 70.0, 75.0])
+
+
+def test_epochs_that_are_to_be_made_again_are_not_counted_as_done(tmp_path):
+    log = [RUN, *epoch(0, 60.0), *epoch(1, 70.0), RUN, line(1, 0)]
+    assert table_row(tmp_path, log)[3] == "1 of 3"
+
+
+def table_row(folder, log):
+    return result.cells(read(write(folder, log)).history.log)
+
+
+def test_a_run_started_again_with_nothing_left_to_do_keeps_its_epochs(tmp_path):
+    log = [*whole(), RUN, Best(80.0, 1, "model_best.pth.tar")]
+    assert table_row(tmp_path, log)[1:4] == ("80.000", "80.0", "3")
+
+
+def test_an_evaluation_in_the_folder_of_a_stopped_run_does_not_finish_it(tmp_path):
+    log = [RUN, *epoch(0, 60.0), line(1, 0), RUN._replace(epochs=0), *validation(99.0, 98.0)]
+    found = read(write(tmp_path, log))
+    assert facts.state(found)[0] == "stopped"
+    assert facts.best(found)[:2] == (60.0, 0)
+    assert result.cells(found.history.log)[1:4] == ("60.000", "80.0", "1 of 3")
+
+
+def test_an_evaluation_by_itself_has_its_accuracy(tmp_path):
+    found = read(write(tmp_path, [RUN._replace(epochs=0), *validation(99.0, 98.0)]))
+    assert facts.state(found)[0] == "finished"
+    assert facts.best(found)[:2] == (99.0, None)
+
+
+def test_a_validation_inside_an_epoch_is_drawn_where_the_run_ended(tmp_path):
+    log = [RUN, *epoch(0, 60.0), line(1, 0), line(1, 1), *validation(65.0, 64.0)]
+    write(tmp_path, log)
+    (scored,) = series(tmp_path, "acc1", "val")
+    assert scored.x == [1.0, 1.5]
+
+
+def test_the_options_shown_are_those_of_the_last_start_that_trained(tmp_path):
+    write(tmp_path, whole(), config={"lr": 0.1, "epochs": 3})
+    for place, (name, options) in enumerate((
+            ("config.from_epoch_2.yaml", {"lr": 0.2, "epochs": 5}),
+            ("config.from_epoch_1.yaml", {"lr": 0.3, "epochs": 5}),
+            ("config.from_epoch_4.yaml", {"lr": 0.4, "evaluate": True}))):
+        (tmp_path / name).write_text(json.dumps(options))
+        os.utime(str(tmp_path / name), (2e9 + place, 2e9 + place))
+    assert read(tmp_path).config["lr"] == 0.3
+    assert tmp_path / "config.from_epoch_1.yaml" in records.sources(tmp_path / "train.log")
+
+
+def test_a_password_with_an_at_sign_is_hidden_whole():
+    assert facts.without_secrets("https://me:p@ss@host/x") == "https://...@host/x"
+
+
+def test_the_last_remarks_are_kept(tmp_path):
+    log = [*whole(), *(f"=> remark {number}" for number in range(history.MOST_NOTES + 1))]
+    notes = read(write(tmp_path, log)).history.notes
+    assert (notes[0], notes[-1]) == ("remark 1", f"remark {history.MOST_NOTES}")
+
+
+def test_one_folder_without_a_log_does_not_end_the_report_of_all(tmp_path, capsys):
+    write(tmp_path / "run", whole())
+    (tmp_path / "range test").mkdir()
+    assert command.main([str(tmp_path / "run"), str(tmp_path / "range test"), "--table"]) == 0
+    told = capsys.readouterr()
+    assert "| 80.000 |" in told.out
+    assert "left out" in told.err and "range test" in told.err
+
+
+def test_many_runs_leave_room_for_their_curves(tmp_path):
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    for number in range(22):
+        write(tmp_path / f"run{number}", whole())
+    found = records.read(sorted(tmp_path.iterdir()))
+    lines = command.write(found, tmp_path / "out")
+    assert any("share 6 colours" in text for text in lines)
+    with Image.open(str(tmp_path / "out" / "report" / "loss.png")) as picture:
+        # 11 rows of two names below a panel of 2.9 inches, where 140 pixels are one.
+        assert picture.height >= 140 * (2.9 + 11 * 0.22)

@@ -228,3 +228,15 @@ def test_tensorboard_shows_no_step_twice_after_a_crash(tmp_path):
     shown.Reload()
     assert [(event.step, event.value) for event in shown.Scalars("loss")] == [
         (0, 1.0), (1, 1.0), (2, 2.0), (3, 2.0), (4, 2.0)]
+
+
+def test_a_line_that_was_cut_short_does_not_swallow_the_next_start(tmp_path):
+    (tmp_path / "train.log").write_text("whole\nEpoch: [0][1/4]\tTime 0.1")
+    (tmp_path / "environment.jsonl").write_text('{"epoch": 0')
+    run = runfolder.RunFolder(tmp_path)
+    run.log("=> run {}")
+    run.start({"epoch": 1})
+    run.close()
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert lines == ["whole", "Epoch: [0][1/4]\tTime 0.1", "=> run {}"]
+    assert (tmp_path / "environment.jsonl").read_text().splitlines()[1] == '{"epoch": 1}'
