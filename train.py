@@ -86,7 +86,8 @@ def run(cfg, scratch):
     frozen = finetune.freeze(model, cfg.freeze_stages, cfg.freeze_backbone)
     model = model.to(device.torch_device, memory_format=build.memory_format(cfg, device))
     device.tune()
-    lr = cfg.lr * cfg.batch_size / cfg.scale_lr if cfg.scale_lr else cfg.lr
+    images = cfg.batch_size * cfg.grad_accum_steps  # of an update
+    lr = cfg.lr * images / cfg.scale_lr if cfg.scale_lr else cfg.lr
     optimizer = optim.create_optimizer(
         model, cfg.opt, lr, cfg.momentum, cfg.weight_decay, cfg.opt_eps, cfg.opt_betas,
         cfg.filter_bias_and_bn, finetune.lr_scales(model, cfg.backbone_lr_scale, cfg.layer_decay),
@@ -136,7 +137,7 @@ def run(cfg, scratch):
     ).line())
     run.start(results.start_of(device.torch_device, who.world, place.epoch, place.step))
     if cfg.scale_lr:
-        run.log(f"=> learning rate {lr:g}: --lr {cfg.lr:g} x {cfg.batch_size} / {cfg.scale_lr}")
+        run.log(f"=> learning rate {lr:g}: --lr {cfg.lr:g} x {images} / {cfg.scale_lr}")
     fused = optim.fused_note(cfg.opt, device.fused_optimizers)
     rates = finetune.rates_note(cfg.backbone_lr_scale, cfg.layer_decay)
     compiled = compiling.compile_step(model, criterion, cfg.compile, cfg.grad_accum_steps, run.log)

@@ -54,10 +54,13 @@ class ApexPrecision(Precision):
         self.amp, self.loss_scale, self.opt_level = amp, loss_scale, level
         self.note = "mixed precision by the installed Apex"
         self._optimizer: Optional[torch.optim.Optimizer] = None  # scale_loss asks for it
+        self._names: Dict[int, str] = {}
+        """Of the parameters that the optimizer updates, by identity."""
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """amp.initialize; it casts the model in place and patches model and optimizer."""
         names = {id(parameter): name for name, parameter in model.named_parameters()}
+        frozen = self._frozen(model)
         self.amp.initialize(
             model, optimizer, opt_level=self.opt_level, loss_scale=self.loss_scale, verbosity=0,
             min_loss_scale=MIN_SCALE,  # Apex has no floor of its own
@@ -69,6 +72,9 @@ class ApexPrecision(Precision):
             stash = optimizer._amp_stash
             pairs = zip(stash.all_fp16_params, stash.all_fp32_from_fp16_params)
             self._masters = {names[id(half)]: master for half, master in pairs}
+            names.update((id(master), name) for name, master in self._masters.items())
+        self._keep(frozen, model)
+        self._names = names
 
     def _autocast(self):
         return contextlib.nullcontext()  # in O1 Apex has patched PyTorch's functions
@@ -81,7 +87,8 @@ class ApexPrecision(Precision):
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the masters' gradients, update (Apex skips it after an overflow), clear."""
         if self.clip_grad is not None:
-            owners = list(self.amp.master_params(optimizer))
+            owners = [owner for owner in self.amp.master_params(optimizer)
+                      if self._clips(self._names[id(owner)])]
             dispatch_clip_grad(owners, self.clip_grad, mode=self.clip_mode)
         optimizer.step()
         optimizer.zero_grad()

@@ -1,7 +1,7 @@
 """What the options of a command mean together: contradictions, and settings without effect."""
 import os
 from argparse import Namespace
-from typing import Any, Dict, List
+from typing import Any, Container, Dict, List, Optional
 
 
 def check(cfg: Namespace, trains: bool) -> None:
@@ -190,10 +190,17 @@ _IGNORED = (
 )
 
 
-def without_effect(cfg: Namespace, defaults: Dict[str, Any]) -> List[str]:
-    """A note for each setting that differs from its default to no avail."""
+def without_effect(cfg: Namespace, defaults: Dict[str, Any],
+                   among: Optional[Container[str]] = None) -> List[str]:
+    """A note for each setting that differs from its default to no avail.
+
+    Args:
+        among: names of the settings to look at; None for all.
+    """
     return [
         f"--{name} has no effect {why}"
-        for names, applies, why in _IGNORED if applies(cfg)
-        for name in names if getattr(cfg, name) != defaults[name]
+        for names, applies, why in _IGNORED
+        for name in names
+        if (among is None or name in among) and applies(cfg)
+        and getattr(cfg, name) != defaults[name]
     ]

@@ -62,8 +62,8 @@ def _resolve(parser: Parser, typed: Dict[str, Any]) -> Tuple[Namespace, List[str
     if cfg.dataset is None:
         cfg.dataset = "folder" if cfg.data_path else "demo"
     checks.check(cfg, parser.trains)
-    if parser.trains:
-        notes += checks.without_effect(cfg, defaults)
+    # A run's file that is read to score has much that is of its training.
+    notes += checks.without_effect(cfg, defaults, None if parser.trains else typed)
     return cfg, notes
 
 

@@ -203,7 +203,8 @@ class DistillationLoss:
     """(1 - alpha) x the labels' loss + alpha x T^2 x KL(teacher at T || student at T), batch means.
 
     At temperature T logits are divided by T before the softmax; T^2 keeps the gradients of the two
-    parts in proportion. Source: Hinton et al. 2015, section 2; the weighting is DeiT's.
+    parts in proportion. Source: Hinton et al. 2015, section 2; the weighting is DeiT's, whose
+    second part is smaller by the number of classes: its mean is also over them.
 
     A criterion like any other, but it must `see` the images of a batch before it is asked about it;
     the loader shows them (`DeviceLoader.observe`).

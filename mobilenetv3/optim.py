@@ -110,9 +110,10 @@ def param_groups(model: nn.Module, weight_decay: float, filter_bias_and_bn: bool
                  lr_scales: Dict[str, float]) -> List[Dict[str, Any]]:
     """The parameters that train, one group for each pair of rate and weight decay.
 
-    The group at the full rate comes first, and of two at one rate the one without weight decay, as
-    timm orders them. timm's schedules multiply a group's rate by its "lr_scale" at any moment of
-    the run, the warm-up included; PyTorch keeps the key in the optimizer's state.
+    The group at the full rate comes first, the others follow by falling rate, and of two at one
+    rate the one without weight decay, as timm orders them. timm's schedules multiply a group's rate
+    by its "lr_scale" at any moment of the run, the warm-up included; PyTorch keeps the key in the
+    optimizer's state.
     """
     members: Dict[tuple, list] = {}
     for name, parameter in model.named_parameters():
@@ -124,7 +125,7 @@ def param_groups(model: nn.Module, weight_decay: float, filter_bias_and_bn: bool
     return [
         {"params": members[scale, decay], "weight_decay": decay,
          **({"lr_scale": scale} if lr_scales else {})}
-        for scale, decay in sorted(members, key=lambda key: (-key[0], key[1]))
+        for scale, decay in sorted(members, key=lambda key: (key[0] != 1.0, -key[0], key[1]))
     ]
 
 

@@ -91,10 +91,12 @@ class Precision:
 
         Call it once, with the model on its device, before it is wrapped for parallel training.
         """
+        frozen = self._frozen(model) if optimizer is not None else {}
         if self.level.casts_model:
             cast_model(model, self.dtype, self.level.keeps_batchnorm)
         if optimizer is None:
             return
+        self._keep(frozen, model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for group in optimizer.param_groups:
             for index, parameter in enumerate(group["params"]):
@@ -106,6 +108,19 @@ class Precision:
         self.gradients_stay = getattr(optimizer, "is_fused_optimizer", False)
         if self._masters or not self.scaler.is_idle:
             self._gradients = FlatGradients(self._trained, keeps_storage=self.gradients_stay)
+
+    def _frozen(self, model: nn.Module) -> Dict[str, torch.Tensor]:
+        """Copies of the parameters that do not train, before they are cast."""
+        if not self.level.has_masters:
+            return {}
+        return {name: parameter.detach().clone() for name, parameter in model.named_parameters()
+                if not parameter.requires_grad}
+
+    def _keep(self, frozen: Dict[str, torch.Tensor], model: nn.Module) -> None:
+        """Let checkpoints and averages have what does not train as it was, not rounded."""
+        for name, parameter in model.named_parameters():
+            if name in frozen and parameter.dtype == self.dtype:
+                self._masters[name] = nn.Parameter(frozen[name].float(), requires_grad=False)
 
     def _master_of(self, name: str, parameter: nn.Parameter) -> nn.Parameter:
         """What the optimizer updates: a float32 copy where the parameter is half, else itself."""
@@ -147,7 +162,7 @@ class Precision:
             kept = self.scaler.unscale(self._gradients.gather())
             self._gradients.hand_over()
         if self.clip_grad is not None:
-            owners = [item.owner for item in self._trained]
+            owners = [item.owner for item in self._trained if self._clips(item.name)]
             dispatch_clip_grad(owners, self.clip_grad, mode=self.clip_mode)
         self._update(optimizer, kept)
         for _, parameter, owner in self._trained:
@@ -157,6 +172,10 @@ class Precision:
                 owner.grad = None
             if owner is not parameter:
                 parameter.grad = None
+
+    def _clips(self, name: str) -> bool:
+        """The classifier is left out of adaptive clipping, as in timm (Brock et al. 2021, 4.1)."""
+        return self.clip_mode != "agc" or not name.startswith("classifier.")
 
     def _update(self, optimizer: torch.optim.Optimizer, kept: Optional[torch.Tensor]) -> None:
         """Make the update, if it is to be kept (None: yes)."""

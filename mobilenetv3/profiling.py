@@ -80,6 +80,9 @@ class Profile:
             return
         self._is_over = True
         if self._profiler is None or not self._watched:
+            if self._profiler is not None:  # still on when the process ends, PyTorch's crashes
+                self._profiler.__exit__(None, None, None)
+                self._profiler = None
             self.log("=> --profile: the run was over before the steps that it was to watch")
             return
         self.device.synchronize()

@@ -119,7 +119,7 @@ class DynamicScaler:
             overflowed = torch.tensor(self.overflow_flag.read(), device=gradients.device)
         scale, unskipped, skips = self._state.unbind()
         gradients.mul_(1.0 / scale).masked_fill_(overflowed, 0.0)
-        grows = unskipped + 1 == GROWTH_INTERVAL
+        grows = unskipped + 1 >= GROWTH_INTERVAL  # more of them may come from a run with Apex
         grown = torch.where(grows, (scale * 2.0).clamp(max=MAX_SCALE), scale)
         none = torch.zeros_like(scale)
         self._state = torch.stack([

@@ -78,6 +78,7 @@ def validate_parser() -> Parser:
     # None: not given, so that the checkpoint can tell.
     parser.set_defaults(model=None, img_size=None, crop_pct=None, interpolation=None, ema=None)
     names = parser.names()
-    own = {name for name, action in names.items() if action.dest not in ("ckpt_path", "pretrained")}
+    of_training = ("ckpt_path", "pretrained", "output")  # its start, and its own folder
+    own = {name for name, action in names.items() if action.dest not in of_training}
     parser.skipped = frozenset({*train_parser().names(), *names} - own)
     return parser

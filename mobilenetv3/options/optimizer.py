@@ -31,7 +31,7 @@ def optimizer(parser):
         help="learning rate, for the batch size as given")
     add("--scale_lr", metavar="IMAGES", type=POSITIVE_INT,
         help="read --lr as the rate for a batch of so many images, and scale it in proportion to "
-             "--batch_size (default: never changed)")
+             "--batch_size, times --grad_accum_steps (default: never changed)")
     add("--momentum", type=BELOW_ONE, default=0.9, help="of SGD and RMSprop")
     add("--weight_decay", "--wd", type=NOT_NEGATIVE, default=1e-4, help="weight decay")
     add("--opt_eps", type=POSITIVE, help="the optimizer's epsilon (default: its own)")
@@ -46,7 +46,7 @@ def optimizer(parser):
     add("--clip_grad", type=POSITIVE, help="limit of the gradients (default: none)")
     add("--clip_mode", type=Choice("norm", "value", "agc"), default="norm",
         help="what --clip_grad limits: their norm, each value, or (agc) their norm relative to the "
-             "weights'")
+             "weights', but for the classifier")
     add("--grad_accum_steps", metavar="STEPS", type=POSITIVE_INT, default=1,
         help="steps whose gradients make one update of the weights; each step has --batch_size "
              "images")

@@ -112,6 +112,9 @@ def test_the_learning_rate_is_scaled_only_when_asked(script, tmp_path):
     assert plain.lines("Epoch: ")[0].endswith("LR 0.1")
     assert scaled.lines("Epoch: ")[0].endswith("LR 0.025")  # 0.1 x 64 / 256
     assert scaled.lines("=> learning rate 0.025: --lr 0.1 x 64 / 256")
+    summed = script(*arguments, "--scale_lr", 256, "--grad_accum_steps", 2, "--output",
+                    tmp_path / "summed")
+    assert summed.lines("Epoch: ")[0].endswith("LR 0.05")  # an update is of 2 x 64
 
 
 def test_the_average_that_several_ranks_score_is_the_one_that_is_saved(

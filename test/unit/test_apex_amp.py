@@ -51,6 +51,44 @@ def assert_equal_weights(ours, theirs):
 
 
 @needs_half_on_cpu
+@pytest.mark.parametrize("backend", ["native", "apex"])
+@pytest.mark.parametrize("level", ["O0", "O2"])
+def test_adaptive_clipping_leaves_the_classifier_alone(backend, level):
+    moved = []
+    for clip_grad in (None, 1e-4):
+        run = setup(backend, level=level, clip_grad=clip_grad, loss_scale=128.0)
+        run[2].clip_mode = "agc"
+        before = {name: value.clone() for name, value in run[2].model_state(run[0]).items()}
+        step(run, 0)
+        after = run[2].model_state(run[0])
+        moved.append({name: (after[name] - before[name]).abs().max() for name in (
+            "classifier.weight", "classifier.bias", "conv_head.weight")})
+    free, clipped = moved
+    for name in ("classifier.weight", "classifier.bias"):
+        assert torch.equal(free[name], clipped[name]) and clipped[name] > 0
+    assert clipped["conv_head.weight"] < 0.1 * free["conv_head.weight"]
+
+
+@needs_half_on_cpu
+@pytest.mark.parametrize("backend", ["native", "apex"])
+def test_what_is_frozen_is_saved_as_it_was_and_not_rounded(backend):
+    torch.manual_seed(0)
+    model = models.create_model("mobilenetv3_small_050", num_classes=10)
+    model.blocks.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()
+              if name.startswith("blocks.")}
+    optimizer = optim.create_optimizer(model, "momentum", 0.05, 0.9, 1e-4)
+    precision = (apex_amp.ApexPrecision(fake_apex, "O2", CPU) if backend == "apex"
+                 else create_precision("O2", CPU, "float16"))
+    precision.prepare(model, optimizer)
+    saved = precision.model_state(model)
+    assert all(torch.equal(saved[name], value) for name, value in before.items())
+    precision.load_model_state(model, saved)
+    weight = "blocks.0.0.conv_dw.weight"
+    assert torch.equal(model.state_dict()[weight], before[weight].half())
+
+
+@needs_half_on_cpu
 @pytest.mark.parametrize("level, clip_grad, loss_scale, parts", [
     ("O2", None, None, 1), ("O2", 0.5, 128.0, 1), ("O2", None, 128.0, 2), ("O0", None, None, 1),
 ])

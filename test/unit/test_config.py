@@ -433,3 +433,14 @@ def test_the_files_for_one_and_eight_cards_differ_in_the_lines_their_headers_lis
         assert set(listed.group(1).split(", ")) == differing
     # The rate follows the batch: the same rate an image.
     assert values[0]["lr"] / values[0]["batch_size"] == values[1]["lr"] / values[1]["batch_size"]
+
+
+def test_a_runs_own_configuration_scores_it_and_does_not_name_the_folder_of_the_score(tmp_path):
+    (tmp_path / "config.yaml").write_text("output: somewhere\nlr: 0.3\napex_opt_level: O1\n")
+    cfg = validate("-c", str(tmp_path / "config.yaml"), "--ckpt_path", "x.pth")
+    assert cfg.output != "somewhere"
+
+
+def test_options_of_mixed_precision_without_it_are_told_when_scoring_too(capsys):
+    validate("--ckpt_path", "x.pth", "--amp_dtype", "float16")
+    assert "--amp_dtype has no effect without --apex" in capsys.readouterr().err

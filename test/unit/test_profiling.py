@@ -2,7 +2,11 @@
 import contextlib
 import gzip
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 from mobilenetv3 import device, engine, profiling
 
 CPU = device.select("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def steps(profile, count):
@@ -46,6 +51,23 @@ def test_a_profile_has_a_trace_and_says_where_the_time_went(tmp_path):
     with gzip.open(str(tmp_path / "profile" / "rank0.json.gz")) as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
     assert {f"step: {name}" for name in profiling.PHASES} <= names
+
+
+def test_a_run_that_ends_before_the_first_watched_step_does_not_crash_the_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, pathlib\n"
+        "from mobilenetv3 import device, profiling\n"
+        "import torch\n"
+        "profile = profiling.Profile(device.select('cpu'), pathlib.Path(sys.argv[1]), 3, print,"
+        " warmup=1)\n"
+        "torch.ones(3).sum()\n"
+        "profile.step()\n"
+        "profile.close()\n")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], cwd=str(ROOT),
+                          env=dict(os.environ, PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE)
+    assert done.returncode == 0  # it was killed by SIGSEGV
+    assert b"over before the steps" in done.stdout
 
 
 def test_a_run_that_ends_early_writes_what_there_is(tmp_path):

@@ -63,6 +63,13 @@ def test_two_thousand_clean_updates_double_the_scale_and_one_overflow_starts_the
     assert (scaler.scale, scaler.unskipped) == (65536.0, 0)
 
 
+def test_a_count_beyond_the_interval_as_of_a_fixed_scale_by_apex_does_not_stop_the_growth():
+    scaler = scaling.DynamicScaler()
+    scaler.load_state_dict({"loss_scale": 1024.0, "unskipped": 5000})
+    step(scaler)
+    assert (scaler.scale, scaler.unskipped) == (2048.0, 0)
+
+
 def test_the_scale_stops_at_two_to_the_twenty_four():
     scaler = scaling.DynamicScaler()
     scaler.load_state_dict({"loss_scale": 2.0**24, "unskipped": 1999})
