@@ -17,7 +17,7 @@ from torch.utils.data import get_worker_info
 
 from mobilenetv3.data import decode, imagefile
 from mobilenetv3.data.badfiles import BadFile
-from mobilenetv3.data.patience import Item, Patience
+from mobilenetv3.data.patience import Patience, among
 from mobilenetv3.data.transforms import ByEpoch
 from mobilenetv3.text import printable
 
@@ -141,12 +141,7 @@ class Transformed(torch.utils.data.Dataset):
         try:
             return get(index)
         except OSError:
-            last = len(self) - 1
-            others = {0, last // 2, last, min(index + 1, last), max(index - 1, 0)} - {index}
-            return self.patience.read(Item(
-                lambda: get(index), printable(self.path(index)),
-                [lambda other=other: get(other) for other in sorted(others)],
-            ))
+            return self.patience.read(among(get, index, len(self), printable(self.path(index))))
 
     def _seed(self, epoch, index, copy):
         """Seed the generators that the transform draws from: each takes a few microseconds."""

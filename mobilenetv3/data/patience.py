@@ -18,6 +18,10 @@ TRIES = 3
 """Of a file that cannot be read while others can."""
 
 
+class Away(OSError):
+    """Nothing can be read, for as long as was to be waited."""
+
+
 class Item(NamedTuple):
     """What is to be read."""
 
@@ -28,16 +32,26 @@ class Item(NamedTuple):
     """Reading others of the set: whether any of these can be read tells what is wrong."""
 
 
+def among(get: Callable[[int], Any], index: int, count: int, path: str) -> Item:
+    """Number `index` of a set of `count`; the others are beside it, and at the set's ends."""
+    last = count - 1
+    others = {0, last // 2, last, min(index + 1, last), max(index - 1, 0)} - {index}
+    return Item(lambda: get(index), path,
+                [lambda other=other: get(other) for other in sorted(others)])
+
+
 class Patience:
     """Waits for data to come back, up to so many seconds; one for all loader processes of a rank.
 
     Args:
         seconds: from the first failure of an item to the error.
         say: told when the waiting begins and when it is over, once for all processes of the rank.
+        advice: what the error ends with.
     """
 
-    def __init__(self, seconds: float = 60.0, say: Optional[Callable[[str], None]] = None):
-        self.seconds, self.say = seconds, say or _say
+    def __init__(self, seconds: float = 60.0, say: Optional[Callable[[str], None]] = None,
+                 advice: str = "--data_retry_seconds is how long it is waited for"):
+        self.seconds, self.say, self.advice = seconds, say or _say, advice
         self._is_told = multiprocessing.Value("b", 0)
 
     def read(self, item: Item):
@@ -45,7 +59,7 @@ class Patience:
 
         Raises:
             BadImage: this one cannot be read, and others can; or it is damaged.
-            OSError: nothing can be read for the time given.
+            Away: nothing can be read for the time given.
         """
         started, pause, failures, error = time.monotonic(), FIRST_PAUSE, 0, None
         while True:
@@ -67,10 +81,9 @@ class Patience:
             else:
                 failures = 0
                 if waited >= self.seconds:
-                    raise OSError(
+                    raise Away(
                         f"cannot read {item.path} ({_reason(error)}), nor others beside it, for "
-                        f"{waited:.0f} seconds; is the file system there? --data_retry_seconds is "
-                        "how long it is waited for"
+                        f"{waited:.0f} seconds; is the file system there? {self.advice}"
                     ) from error
                 self._tell(item, error, started, is_back=False)
             time.sleep(min(pause, max(0.05, self.seconds - waited)))

@@ -11,6 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mobilenetv3.data import imagefile
+from mobilenetv3.data.patience import Away, Patience, among
+from mobilenetv3.text import printable
 
 SEED = 0
 """Of the one shuffle of the training images."""
@@ -72,11 +74,16 @@ def as_jpeg(data: bytes, size: int, quality: int) -> Tuple[bytes, bool]:
 
 
 class Images(torch.utils.data.Dataset):
-    """Images of a source made ready to be written; runs in loader processes."""
+    """Images of a source made ready to be written; runs in loader processes.
+
+    A file system that is away for a while makes no image a bad one: it would be left out for good.
+    """
 
     def __init__(self, samples, root: str, sequence: np.ndarray, size: int, quality: int):
         self.samples, self.root, self.sequence = samples, root, sequence
         self.size, self.quality = size, quality
+        self.patience = Patience(advice="when it is back, the same command goes on from the "
+                                        "finished shards")
 
     def __len__(self):
         return len(self.sequence)
@@ -84,9 +91,12 @@ class Images(torch.utils.data.Dataset):
     def __getitem__(self, place: int) -> Ready:
         index = int(self.sequence[place])
         path, label = self.samples.samples[index]
+        item = among(self.samples.encoded, index, len(self.samples), printable(path))
         path = os.path.relpath(path, self.root)
         try:
-            data, is_copied = as_jpeg(self.samples.encoded(index)[0], self.size, self.quality)
+            data, is_copied = as_jpeg(self.patience.read(item)[0], self.size, self.quality)
+        except Away:
+            raise
         except OSError as error:
             return Ready(place, label, path, b"", False, error.strerror or str(error))
         return Ready(place, label, path, data, is_copied, "")

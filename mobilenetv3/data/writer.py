@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mobilenetv3.data import manifest, shrink
+from mobilenetv3.data.patience import Away
 from mobilenetv3.files import write_atomically
 
 _END = 20 * manifest.BLOCK
@@ -61,6 +62,10 @@ class SplitWriter:
         Args:
             workers: loader processes, 0 for none.
             progress: told each `Ready`, and the record of each finished shard.
+
+        Raises:
+            Away: nothing of the source can be read.
+            OSError: the shards cannot be written.
         """
         ready = shrink.in_order(self.queue, self.place, workers)
         try:
@@ -69,6 +74,8 @@ class SplitWriter:
                 _save_json(self._record(len(self.done)), record)
                 self.done.append(record)
                 progress.finished(record)
+        except Away:
+            raise
         except OSError as error:  # of writing: those of reading are in what the others hand over
             raise OSError(
                 f"{self.folder} cannot be written ({error.strerror or error}); the finished shards "

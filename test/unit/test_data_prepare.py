@@ -1,4 +1,5 @@
 """python -m mobilenetv3.data.prepare: what it writes, and how it goes on."""
+import errno
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from PIL import Image, ImageFilter
 from torchvision import transforms as tv
 
 from mobilenetv3 import files
-from mobilenetv3.data import manifest, prepare, shards, shrink, writer
+from mobilenetv3.data import imagefile, manifest, patience, prepare, shards, shrink, writer
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +332,77 @@ def test_a_split_of_bad_images_alone_is_an_error_whatever_is_allowed(tmp_path, c
         path.write_bytes(b"not an image")
     assert shardsets.run(tmp_path / "src", tmp_path / "dst", "--workers", 0, "--skip_bad", 9) == 1
     assert "none of the images of val can be read" in capsys.readouterr().err
+
+
+class Away:
+    """Lets files of a set fail as a file system does that is away, by a clock of its own."""
+
+    def __init__(self, monkeypatch, until, names=("",), code=errno.EIO):
+        self.now, read = 0.0, imagefile.read
+
+        def fails(path):
+            if self.now < until and any(name in path for name in names):
+                raise OSError(code, os.strerror(code))
+            return read(path)
+
+        monkeypatch.setattr(imagefile, "read", fails)
+        monkeypatch.setattr(patience.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(patience.time, "sleep", self.sleep)
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_images_of_a_file_system_that_was_away_for_a_moment_are_not_left_out(
+        whole, tmp_path, monkeypatch, capsys, code):
+    Away(monkeypatch, until=20, code=code)
+    assert shardsets.run(whole / "src", tmp_path / "dst", "--size", 32, "--shard_mb", 0.016,
+                         "--workers", 0, "--skip_bad", 99) == 0
+    assert "the data can be read again" in capsys.readouterr().err
+    assert shardsets.tree(tmp_path / "dst") == shardsets.tree(whole / "dst")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_system_that_stays_away_stops_the_command_rather_than_emptying_the_set(
+        whole, tmp_path, monkeypatch, capsys, workers):
+    words = (whole / "src", tmp_path / "dst", "--size", 32, "--shard_mb", 0.016, "--workers",
+             workers, "--skip_bad", 99)
+    with monkeypatch.context() as patch:
+        Away(patch, until=1e9)
+        assert shardsets.run(*words) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "nor others beside it, for 60 seconds; is the file system there? when it is" in told
+    assert "the same command goes on" in told and "cannot be written" not in told
+    assert not list((tmp_path / "dst").glob("*.tar"))
+    assert shardsets.run(*words) == 0
+    assert shardsets.tree(tmp_path / "dst") == shardsets.tree(whole / "dst")
+
+
+def test_finished_shards_stay_when_the_file_system_is_away_as_the_command_goes_on(
+        tmp_path, monkeypatch):
+    src, dst = shardsets.many(tmp_path / "src", 8), tmp_path / "dst"
+    words = (src, dst, "--size", 32, "--shard_mb", 0.016, "--workers", 0)
+    (src / "train" / "c003" / "photo.3.jpg").write_bytes(b"no image")
+    assert shardsets.run(*words) == 1
+    before = shardsets.tree(dst)
+    with monkeypatch.context() as patch:
+        Away(patch, until=1e9)
+        assert shardsets.run(*words, "--skip_bad", 1) == 1
+    assert shardsets.tree(dst) == before
+    assert shardsets.run(*words, "--skip_bad", 1) == 0
+
+
+def test_a_single_file_that_cannot_be_read_among_others_is_a_bad_one(
+        whole, tmp_path, monkeypatch):
+    clock = Away(monkeypatch, until=1e9, names=["photo.3.jpg"])
+    assert shardsets.run(whole / "src", tmp_path / "dst", "--size", 32, "--splits", "val",
+                         "--workers", 0, "--skip_bad", 1) == 0
+    left_out = json.loads((tmp_path / "dst" / "manifest.json").read_text())["splits"]["val"]
+    assert left_out["left_out"] == [{
+        "path": "val/c003/photo.3.jpg",
+        "reason": "cannot be read: Input/output error [EIO]"}]
+    assert clock.now < 5
 
 
 # ---- --verify
