@@ -21,6 +21,9 @@ from mobilenetv3.data import (
 )
 from mobilenetv3.data.labels import read_labels, synsets
 
+CIFAR10_SPLITS = ("train", "val", "test")
+"""Names of its parts; the last two are one."""
+
 
 class Source(NamedTuple):
     """One split of a data set."""
@@ -71,8 +74,8 @@ def open_source(dataset: str, data_path: str, split: str, other_split: str = "va
             (torchvision's files) or "demo".
         data_path: the data set's folder, or that of a set which `prepare` wrote, or a URL of one;
             not used by "demo", and for CIFAR-10 "" is a folder beside the demo set's.
-        split: name of the split's folder; for CIFAR-10 "train" is the training part and any other
-            name the test part.
+        split: name of the split's folder; for CIFAR-10 "train" is the training part, "val" and
+            "test" are the test part.
         other_split: the sibling split, for the layout that an error names.
         download: let torchvision fetch CIFAR-10 into data_path.
         labels: file of labels (see `labels`) for a split without class folders. The classes are
@@ -82,7 +85,8 @@ def open_source(dataset: str, data_path: str, split: str, other_split: str = "va
     Raises:
         FileNotFoundError: the folder is missing or not laid out as expected.
         manifest.Lost: a URL cannot be read.
-        ValueError: the classes or the labels are not what the data set must have.
+        ValueError: the classes or the labels are not what the data set must have, or CIFAR-10 has
+            no such split.
     """
     if dataset == "demo":
         return _image_folder(demo.NAME, demo.folder(), split, other_split)
@@ -90,7 +94,9 @@ def open_source(dataset: str, data_path: str, split: str, other_split: str = "va
         return _cifar10(data_path, split, download)
     root = Path(data_path).expanduser()
     name = root.resolve().name
+    where = str(root / split)
     if fetch.is_url(data_path):
+        where = fetch.shown(data_path)
         found = remote.open_split(data_path, split, shard_cache, shard_cache_gb)
         source = _prepared(found, fetch.shown(data_path).rstrip("/").rpartition("/")[2], labels)
     elif manifest.is_prepared(root, split):
@@ -101,7 +107,7 @@ def open_source(dataset: str, data_path: str, split: str, other_split: str = "va
         source = _image_folder(name, root, split, other_split)
     if dataset == "imagenet" and len(source.classes) != 1000:
         raise ValueError(
-            f"--dataset imagenet expects 1000 classes, {root / split} has {len(source.classes)}; "
+            f"--dataset imagenet expects 1000 classes, {where} has {len(source.classes)}; "
             "use --dataset folder for another set"
         )
     return source
@@ -152,5 +158,8 @@ def _flat_folder(path: Path, name: str, labels: Path, train: Path) -> Source:
 
 def _cifar10(data_path: str, split: str, download: bool) -> Source:
     root = Path(data_path).expanduser() if data_path else cifar.default_folder()
+    if split not in CIFAR10_SPLITS:  # "training", say, is not to be the test part
+        raise ValueError(f"CIFAR-10 has no split {split!r}; --train_split and --val_split can be "
+                         f"{', '.join(CIFAR10_SPLITS[:-1])} or {CIFAR10_SPLITS[-1]}")
     samples = cifar.open_cifar10(root, split == "train", download)
     return Source(samples, samples.classes, "cifar10", f"=> CIFAR-10 in {root.resolve()}")

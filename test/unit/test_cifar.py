@@ -89,6 +89,18 @@ def test_the_archive_unpacked_by_hand_is_found(server, tmp_path):
     assert len(source.samples) == 16 and server[1] == []
 
 
+@pytest.mark.parametrize("name", ["training", "Train", "validation", "train "])
+def test_a_misspelled_split_is_refused_rather_than_taken_for_the_test_part(server, name):
+    with pytest.raises(ValueError, match=f"no split '{name}'; .* can be train, val or test"):
+        data.open_source("cifar10", "", name, download=True)
+    assert server[1] == []
+
+
+def test_the_test_part_has_two_names(server):
+    for name in ("val", "test"):
+        assert len(data.open_source("cifar10", "", name, download=True).samples) == 16
+
+
 def test_the_default_folder_is_beside_the_demo_set(monkeypatch):
     monkeypatch.setenv("MOBILENETV3_CACHE", "/a/cache")
     assert cifar.default_folder() == Path("/a/cache/cifar10")
