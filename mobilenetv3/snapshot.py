@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mobilenetv3 import checkpoint, dist, finetune, optim
+from mobilenetv3.data import fetch
 from mobilenetv3.device import Device
 from mobilenetv3.engine import Progress
 from mobilenetv3.metrics import Score
@@ -89,8 +90,17 @@ def take(parts: Parts, progress: Progress, best: Optional[Dict[str, Any]], class
         "ranks": _all_ranks(parts) if is_inside else [],
         "best_acc1": best["acc1"] if best else None,
         "best_epoch": best["epoch"] if best else None,
-        "config": config,
+        "config": _for_others(config),
     }
+
+
+def _for_others(config: Dict[str, Any]) -> Dict[str, Any]:
+    """The options without the password and signature of a URL: a checkpoint is handed on.
+
+    Whoever resumes names the data anew.
+    """
+    path = config.get("data_path") or ""
+    return {**config, "data_path": fetch.shown(path)} if fetch.is_url(path) else config
 
 
 def put_back(state: Dict[str, Any], parts: Parts) -> Place:

@@ -79,9 +79,21 @@ def tried(url: str, action: Callable):
         raise Lost(
             f"{shown(url)} cannot be kept ({cause.strerror}); --shard_cache names another folder, "
             "and --shard_cache_gb bounds what is kept") from cause
-    reason = str(getattr(cause, "reason", None) or cause) or type(cause).__name__
+    reason = _hidden(str(getattr(cause, "reason", None) or cause) or type(cause).__name__, url)
     times = "" if isinstance(cause, Final) else f" in {len(WAITS) + 1} tries"
     raise Lost(f"cannot fetch {shown(url)}{times}: {reason}") from cause
+
+
+def _hidden(reason: str, url: str) -> str:
+    """What others say of a URL, which may quote it, without its password and signature."""
+    parts = urlsplit(url)
+    account, at, _ = parts.netloc.rpartition("@")
+    secrets = [account + at, account.partition(":")[2]]
+    if _is_by_python(url):
+        secrets += [parts.query, parts.fragment]
+    for secret in filter(None, secrets):
+        reason = reason.replace(secret, "***")
+    return reason
 
 
 def _is_by_python(url: str) -> bool:

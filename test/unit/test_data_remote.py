@@ -12,7 +12,7 @@ import time
 import pytest
 import shardsets
 
-from mobilenetv3 import build, config, data, device, entry, options
+from mobilenetv3 import build, config, data, device, entry, options, snapshot
 from mobilenetv3.data import fetch, manifest, remote, samplers
 
 PLENTY = shardsets.PLENTY
@@ -403,6 +403,27 @@ def test_a_password_reaches_the_server_and_not_the_error(server, tmp_path):
     with pytest.raises(manifest.Lost, match=r"/sets/dst/\S*: the server says 401") as told:
         open_(url, tmp_path / "other")
     assert "cret" not in str(told.value)
+
+
+def test_a_signature_is_not_in_the_error_of_a_set_with_too_few_classes(server, tmp_path):
+    url = server.url.replace("http://", "http://me:secret@") + "?X-Signature=abc"
+    with pytest.raises(ValueError, match=r"expects 1000 classes, http://\S+/sets/dst has") as told:
+        data.open_source("imagenet", url, "train", shard_cache=str(tmp_path))
+    assert "secret" not in str(told.value) and "abc" not in str(told.value)
+
+
+def test_what_python_quotes_of_a_url_that_it_refuses_is_told_without_the_signature(tmp_path):
+    with pytest.raises(manifest.Lost, match="cannot be asked for") as told:
+        open_("http://me:secret@127.0.0.1:9/a set?X-Signature=abc", tmp_path)
+    assert "secret" not in str(told.value) and "abc" not in str(told.value)
+
+
+def test_a_checkpoint_has_the_data_path_without_password_and_signature():
+    given = {"data_path": "https://me:secret@host/set?X-Signature=abc", "epochs": 3}
+    assert snapshot._for_others(given) == {"data_path": "https://host/set", "epochs": 3}
+    assert given["data_path"].endswith("abc")  # config.yaml has it as it was given
+    for folder in ({"data_path": "/data/set?"}, {}):
+        assert snapshot._for_others(folder) == folder
 
 
 @pytest.mark.parametrize("url", ["http://host/a//b", "s3://bucket/~me/set", "gs://b/x?y=1&z=2"])
