@@ -7,13 +7,13 @@ FOLDER has a folder for each split (train and val) and in it one for each class;
 is looked through as a single split. What is found:
 
     bad files             empty, cut short, damaged, no images in spite of their names, or too large
-    classes               of one split only, or without images
+    classes               of one split only, missing from a split, or without images
     duplicates            files of the same content: across splits, in several classes, in one class
     sizes and remarks     shorter sides; CMYK, 16 bits, palette, alpha, animated, turned by EXIF
     files passed over     that are no images by their names, or lie beside the class folders
 
 The exit status is 1 where something would stop or falsify training: bad files, a split missing or
-without images, classes of one split only, classes without images, the same file in both splits.
+without images, classes that not all splits have, classes without images, a file in two splits.
 """
 import argparse
 import json
@@ -28,7 +28,16 @@ from mobilenetv3 import entry, host
 from mobilenetv3.arguments import PATH, POSITIVE_INT, TEXT
 from mobilenetv3.data import manifest
 from mobilenetv3.data.badfiles import escaped
-from mobilenetv3.data.findings import SIDES, Equal, Few, Groups, Split, equal_files, only_here
+from mobilenetv3.data.findings import (
+    SIDES,
+    Equal,
+    Few,
+    Groups,
+    Split,
+    equal_files,
+    missing_here,
+    only_here,
+)
 from mobilenetv3.data.scan import scan
 from mobilenetv3.files import write_atomically
 from mobilenetv3.text import printable
@@ -47,7 +56,7 @@ class Report:
     def __init__(self, folder: Path, splits: Sequence[Split], missing: Sequence[str]):
         self.folder, self.splits, self.missing = folder, splits, missing
         self.equal: Equal = equal_files(splits)
-        self.only_here = only_here(splits)
+        self.only_here, self.missing_here = only_here(splits), missing_here(splits)
 
     def problems(self) -> List[str]:
         """What would stop or falsify training."""
@@ -63,6 +72,8 @@ class Report:
                 found.append(f"a single class in {split.name}")
         found += [f"{len(names)} classes in {name} only"
                   for name, names in self.only_here.items() if names]
+        found += [f"{len(names)} classes missing from {name}"
+                  for name, names in self.missing_here.items() if names]
         across = self.equal.across
         return found + [f"{across.files} files that are in both splits"] * bool(across.count)
 
@@ -87,9 +98,12 @@ class Report:
             empty.add(split.empty_classes)
             alone = Few()
             alone.add(self.only_here.get(split.name, ()))
+            absent = Few()
+            absent.add(self.missing_here.get(split.name, ()))
             yield from _listed(f"bad files in {split.name}", bad)
             yield from _listed(f"classes without images in {split.name}", empty)
             yield from _listed(f"classes in {split.name} only", alone)
+            yield from _listed(f"classes missing from {split.name}", absent)
             yield from _listed(f"files in {split.name} that are no images by their names, and are "
                                "passed over", split.others)
             yield from _listed(f"images in {split.name} beside the class folders, and passed over",
@@ -139,6 +153,7 @@ class Report:
                 "bad": [{"path": path, "reason": reason} for path, reason in split.bad_files()],
                 "empty_classes": split.empty_classes,
                 "classes_here_only": self.only_here.get(split.name, []),
+                "classes_missing": self.missing_here.get(split.name, []),
                 "shorter_sides": {name: split.sides.get(row, 0)
                                   for row, name in enumerate(_rows())},
                 "remarks": {name: few(found) for name, found in sorted(split.remarks.items())},
@@ -225,6 +240,8 @@ def run(argv: Optional[List[str]] = None) -> int:
     folder = Path(args.folder).expanduser()
     if not folder.is_dir():
         command.error(f"FOLDER: there is no folder {printable(folder)}")
+    if len(set(args.splits)) != len(args.splits):  # each file would be in two splits
+        command.error(f"--splits names a split twice: {printable(' '.join(args.splits))}")
     if (folder / manifest.NAME).is_file():
         command.error(f"FOLDER: {printable(folder)} is a prepared set; `python -m "
                       "mobilenetv3.data.prepare --verify` looks through one")

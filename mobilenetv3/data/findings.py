@@ -147,3 +147,14 @@ def only_here(splits: Sequence[Split]) -> Dict[str, List[str]]:
         return {}
     return {split.name: sorted(set(split.classes).difference(*(
         other.classes for other in known if other is not split))) for split in known}
+
+
+def missing_here(splits: Sequence[Split]) -> Dict[str, List[str]]:
+    """Classes that several others have and this split has not, by the split's name.
+
+    What a single split has is told by `only_here`.
+    """
+    known = [split for split in splits if not split.is_flat]
+    counts = Counter(name for split in known for name in split.classes)
+    shared = {name for name, count in counts.items() if count > 1}
+    return {split.name: sorted(shared.difference(split.classes)) for split in known}

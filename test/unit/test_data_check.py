@@ -131,6 +131,17 @@ def test_classes_of_one_split_and_empty_ones_are_problems(good, tmp_path):
     assert found["splits"]["val"]["empty_classes"] == ["bee"]
 
 
+def test_a_class_that_one_of_three_splits_lacks_is_a_problem(good, tmp_path, capsys):
+    for split in ("train", "test"):
+        for label in ("ant", "bee", "cow"):
+            picture(good / split / label / "more.jpg")
+    status, found = run(good, tmp_path, "--splits", "train", "val", "test")
+    assert (status, found["problems"]) == (1, ["1 classes missing from val"])
+    assert {name: split["classes_missing"] for name, split in found["splits"].items()} == {
+        "train": [], "val": ["cow"], "test": []}
+    assert "\n1 classes missing from val:\n    cow\n" in capsys.readouterr().out
+
+
 def test_what_training_bears_is_remarked_and_no_problem(good, tmp_path):
     ant = good / "train" / "ant"
     picture(ant / "cmyk.jpg", mode="CMYK")
@@ -187,6 +198,7 @@ def test_validation_images_without_class_folders_are_looked_through(good, tmp_pa
     ([".", "--json", "no/such/report.json"], "report.json is in no folder"),
     ([".", "--list", "."], ". is a folder; expected the name of a file to write"),
     ([".", "--what"], "--what"),
+    ([".", "--splits", "train", "train"], "--splits names a split twice: train train"),
 ])
 def test_a_wrong_command_has_status_2(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
