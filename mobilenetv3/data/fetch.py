@@ -116,7 +116,12 @@ def _request(url: str) -> urllib.request.Request:
 def _by_python(url: str) -> Iterator[bytes]:
     try:
         with urllib.request.urlopen(_request(url), timeout=TIMEOUT) as source:
-            yield from iter(lambda: source.read(_PART), b"")
+            expected, size = source.length, 0  # None where the server did not say
+            for part in iter(lambda: source.read(_PART), b""):
+                size += len(part)
+                yield part
+            if expected is not None and size < expected:  # read() does not mind
+                raise OSError(f"{size} of {expected} bytes came")
     except urllib.error.HTTPError as error:
         error.close()  # it is an answer, too
         may_pass = error.code >= 500 or error.code in (408, 425, 429)

@@ -22,8 +22,9 @@ class Server:
     """Serves a folder; `spoil(name, content)` may change what it answers, or send a status."""
 
     def __init__(self, folder, port=0):
-        self.asked, self.spoil = [], lambda name, content: content
+        self.folder, self.asked, self.spoil = folder, [], lambda name, content: content
         self.words = set()  # of authorization
+        self.promised = lambda name, answer: len(answer)
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -32,14 +33,14 @@ class Server:
                 outer.asked.append(self.path)
                 outer.words.add(self.headers.get("Authorization"))
                 try:
-                    answer = outer.spoil(name, (folder / name).read_bytes())
+                    answer = outer.spoil(name, outer.whole(name))
                 except FileNotFoundError:
                     answer = 404
                 if isinstance(answer, int):
                     self.send_error(answer)
                     return
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
+                self.send_header("Content-Length", str(outer.promised(name, answer)))
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):  # of who has seen that it is too long
                     self.wfile.write(answer)
@@ -50,6 +51,9 @@ class Server:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/sets/dst"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def whole(self, name):
+        return (self.folder / name).read_bytes()
 
     def close(self):
         self.server.shutdown()
@@ -170,6 +174,21 @@ def test_a_damaged_download_is_refused_and_fetched_again(server, tmp_path, damag
         contents(found)
     assert not [path for path in (tmp_path / "two").rglob("*")
                 if path.name.endswith((".tmp", "000001.tar"))]  # neither it nor a part of it
+
+
+def test_a_manifest_that_was_cut_short_on_its_way_is_fetched_again(server, tmp_path):
+    """Python reads what came of it without an error, and it was called damaged."""
+    def broken_off(name, content):
+        return content[:100] if name == manifest.NAME and server.count(name) < lasts else content
+
+    size = len(server.whole(manifest.NAME))
+    server.promised = lambda name, answer: size if name == manifest.NAME else len(answer)
+    server.spoil, lasts = broken_off, 3
+    assert len(contents(open_(server.url, tmp_path))) == PLENTY
+    assert server.count(manifest.NAME) == 3
+    lasts = 99
+    with pytest.raises(manifest.Lost, match=rf"in 3 tries: 100 of {size} bytes came"):
+        open_(server.url, tmp_path)
 
 
 def test_a_damaged_index_is_refused(server, tmp_path):
