@@ -7,9 +7,10 @@
 
 Each case reads JPEG files and gives batches of random crops, flipped at random, as the package's
 own training script does: timm's loader and this package's give uint8 (the device normalises),
-torchvision's presets float32, normalised. "prepared" reads what mobilenetv3.data.prepare wrote: the
-same images with a shorter side of --prepared_size pixels, in shards. One process with one thread;
-what is counted is its CPU time. The files are in the page cache.
+torchvision's presets float32, normalised; "v2, uint8" is the latter of these without that.
+"prepared" reads what mobilenetv3.data.prepare wrote: the same images with a shorter side of
+--prepared_size pixels, in shards. One process with one thread; what is counted is its CPU time. The
+files are in the page cache.
 """
 import argparse
 import functools
@@ -101,16 +102,17 @@ def by_torchvision(samples, options):
     return repeat(shuffled(ImageFolder(str(options.folder), transform), options))
 
 
-def by_torchvision_v2(samples, options):
+def by_torchvision_v2(samples, options, normalises):
     try:
         from torchvision.transforms import v2
     except ImportError as error:
         raise Skipped(f"torchvision {torchvision.__version__} has no transforms.v2") from error
     from torchvision.io import ImageReadMode, decode_image, read_file
 
+    to_float = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     transform = v2.Compose([
         v2.RandomResizedCrop(options.img_size, antialias=True), v2.RandomHorizontalFlip(),
-        v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD),
+        *(to_float if normalises else []),
     ])
 
     def load(path):
@@ -178,7 +180,8 @@ CASES = {
     PREPARED: prepared,
     TIMM: by_timm,
     PIL_PRESET: by_torchvision,
-    "torchvision, v2 with decode_image": by_torchvision_v2,
+    "torchvision, v2 with decode_image": functools.partial(by_torchvision_v2, normalises=True),
+    "torchvision, v2, uint8": functools.partial(by_torchvision_v2, normalises=False),
     "DALI on the CPU": by_dali,
 }
 AUGMENTED = {
@@ -242,7 +245,10 @@ def main():
         options.folder = Path(options.images or options.made / "pictures")
         if not options.images:
             pictures.write(options.folder)
-        samples = ImageFolder(str(options.folder)).samples
+        try:
+            samples = ImageFolder(str(options.folder)).samples
+        except OSError as error:  # no such folder, or no images in it
+            sys.exit(str(error))
         if len(samples) < options.batch_size:
             sys.exit(f"{options.folder} has {len(samples)} images; --batch_size must not be larger")
         makers = AUGMENTED if options.augment else CASES

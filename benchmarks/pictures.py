@@ -94,6 +94,8 @@ def gather(images: Optional[str], folder: Path, side: Optional[int] = None) -> D
     source = Path(images or folder / "pictures")
     if not images:
         write(source)
+    elif not source.is_dir():
+        raise measure.Skipped(f"there is no folder {source}")
     classes = {entry.name: sorted(str(path.resolve()) for path in entry.iterdir())
                for entry in sorted(source.iterdir()) if entry.is_dir()}
     if not any(classes.values()):

@@ -177,7 +177,10 @@ def main():
     configs = itertools.product(
         options.models, options.precisions, options.layouts, options.workers)
     with tempfile.TemporaryDirectory() as made:
-        classes = pictures.gather(options.images, Path(made), options.shorter)
+        try:
+            classes = pictures.gather(options.images, Path(made), options.shorter)
+        except measure.Skipped as error:
+            sys.exit(str(error))
         for number, config in enumerate(configs):
             label = "{} {} {}, {} workers".format(*config)
             try:

@@ -152,6 +152,20 @@ def test_data_compares_what_is_installed(script, images, rows_of, capsys, monkey
     assert (data.PREPARED in names) == (data.OURS in names)  # both need simplejpeg alone
 
 
+@pytest.mark.parametrize("name", ["data", "train", "scale"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_without_images_is_told_in_a_sentence(
+        script, tmp_path, monkeypatch, name, is_there):
+    if is_there:
+        (tmp_path / "images").mkdir()
+    part = ["--part", "ranks"] if name == "scale" else []
+    monkeypatch.setattr(sys, "argv", [
+        f"{name}.py", "--images", str(tmp_path / "images"), "--rounds", "1", *part])
+    with pytest.raises(SystemExit) as ended:
+        script(name).main()
+    assert "images" in str(ended.value.code)
+
+
 def skipped(capsys):
     """Names of the cases that were told to be skipped."""
     lines = capsys.readouterr().out.splitlines()
