@@ -10,6 +10,7 @@ from typing import Iterator
 from torchvision import datasets
 
 from mobilenetv3.data import demo
+from mobilenetv3.data.patience import announce
 
 
 def default_folder() -> Path:
@@ -69,5 +70,9 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         yield
         return
     with open(str(path), "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            announce(f"no lock on {path.parent} ({error.strerror}): nothing keeps a second process "
+                     "from fetching CIFAR-10 there")
         yield

@@ -51,7 +51,7 @@ class Patience:
 
     def __init__(self, seconds: float = 60.0, say: Optional[Callable[[str], None]] = None,
                  advice: str = "--data_retry_seconds is how long it is waited for"):
-        self.seconds, self.say, self.advice = seconds, say or _say, advice
+        self.seconds, self.say, self.advice = seconds, say or announce, advice
         self._is_told = multiprocessing.Value("b", 0)
 
     def read(self, item: Item):
@@ -123,7 +123,8 @@ def _reason(error: OSError) -> str:
     return f"{error.strerror or error} [{errno.errorcode.get(error.errno, error.errno)}]"
 
 
-def _say(sentence: str) -> None:
+def announce(sentence: str) -> None:
+    """Say something on standard error, with the rank where there are several."""
     rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
     # In one piece, for several processes write there.
     sys.stderr.write(f"=> {rank}{sentence}\n")

@@ -4,16 +4,21 @@ What was fetched lies in a folder of the user's own, and is not believed before 
 those of the manifest. A set with another manifest, at the same URL or not, has another folder.
 """
 import contextlib
+import errno
 import hashlib
 import os
 import queue
 import threading
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator, List, Sequence, Tuple
+from typing import BinaryIO, Callable, Iterator, List, Sequence, Set, Tuple
 
 from mobilenetv3.data import demo, fetch, manifest, shards
+from mobilenetv3.data.patience import announce
 from mobilenetv3.data.samplers import WINDOW
 from mobilenetv3.files import write_atomically
+
+_WITHOUT_LOCKS: Set[Path] = set()
+"""Folders on file systems that have none, as far as this process has seen."""
 
 
 class Damaged(OSError):
@@ -160,14 +165,24 @@ def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
     with open(f"{path}.lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+            state = "held"
+        except OSError as error:
+            state = "taken" if error.errno in (errno.EACCES, errno.EAGAIN) else "none"
+            if state == "none":
+                _go_on_without_locks(path.parent, error)
         try:
-            yield True
+            yield state != "taken"
         finally:
-            # Not left to close(): a process that was forked meanwhile has the file open, too.
-            fcntl.flock(file, fcntl.LOCK_UN)
+            if state == "held":
+                # Not left to close(): a process that was forked meanwhile has the file open, too.
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _go_on_without_locks(folder: Path, error: OSError) -> None:
+    if folder not in _WITHOUT_LOCKS:
+        _WITHOUT_LOCKS.add(folder)
+        announce(f"no locks in {folder} ({error.strerror}): processes of this host may fetch a "
+                 "shard twice; --shard_cache names another folder")
 
 
 def _content(url: str, limit: int) -> bytes:
@@ -196,8 +211,9 @@ def _save(url: str, path: Path, expected: manifest.File) -> None:
             raise Damaged(f"{more}{expected.bytes} bytes came")
         if digest.hexdigest() != expected.sha256:
             raise Damaged("its SHA-256 is not the manifest's")
-    for left in path.parent.glob(f".{path.name}.*"):
-        left.unlink()  # of a process that was killed; the lock says that nobody writes it
+    if path.parent not in _WITHOUT_LOCKS:
+        for left in path.parent.glob(f".{path.name}.*"):
+            left.unlink()  # of a process that was killed; the lock says that nobody writes it
     write_atomically(path, write)
 
 

@@ -1,4 +1,6 @@
 """CIFAR-10: found, fetched from a server on this host, refused in one sentence."""
+import errno
+import fcntl
 import multiprocessing
 import shutil
 from pathlib import Path
@@ -56,6 +58,15 @@ def test_of_several_ranks_one_fetches_and_the_others_wait(server, tmp_path):
     for rank in ranks:
         rank.join(60)
     assert len(server[1]) == cifar_archive.REQUESTS
+
+
+def test_without_locks_it_is_fetched_and_that_is_told(server, tmp_path, monkeypatch, capsys):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert len(cifar.open_cifar10(tmp_path / "data", True, download=True)) == 80
+    assert f"no lock on {tmp_path / 'data'} (No locks available)" in capsys.readouterr().err
 
 
 def test_a_file_damaged_after_the_download_is_put_right_from_the_archive(server, tmp_path):

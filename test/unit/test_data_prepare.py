@@ -1,5 +1,6 @@
 """python -m mobilenetv3.data.prepare: what it writes, and how it goes on."""
 import errno
+import fcntl
 import io
 import json
 import os
@@ -242,6 +243,21 @@ def test_a_second_command_keeps_out_while_the_first_one_writes(whole, tmp_path, 
         assert shardsets.in_child(lambda: shardsets.run(*words)) == 1
     assert "another process is writing" in capfd.readouterr().err
     assert shardsets.run(*words) == 0
+
+
+@pytest.mark.parametrize("code, status, told", [
+    (errno.ENOLCK, 0, "no lock on "), (errno.ENOSYS, 0, "no lock on "),
+    (errno.EACCES, 1, "another process is writing"),
+    (errno.EAGAIN, 1, "another process is writing"),
+])
+def test_a_file_system_without_locks_is_not_taken_for_a_second_command(
+        whole, tmp_path, monkeypatch, capsys, code, status, told):
+    def refuse(file, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert shardsets.run(whole / "src", tmp_path / "dst", "--workers", 0) == status
+    assert told in capsys.readouterr().err
 
 
 def test_a_killed_loader_process_is_told_and_the_finished_shards_are_kept(

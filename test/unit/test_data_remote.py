@@ -1,5 +1,7 @@
 """Prepared sets behind a URL, with a server on this host that can be told to fail."""
 import contextlib
+import errno
+import fcntl
 import http.server
 import os
 import shutil
@@ -300,6 +302,22 @@ def test_of_several_processes_one_fetches_and_the_others_wait(whole, server, tmp
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     assert all(server.count(shard.name) == 1 for shard in found.samples.split.shards)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_cache_on_a_file_system_without_locks_is_used_and_it_is_told_once(
+        server, tmp_path, monkeypatch, capsys, code):
+    def refuse(file, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    source = open_(server.url, tmp_path)
+    other = tmp_path / source.samples.place.root.name / ".train-000000.tar.01234567.tmp"
+    other.write_bytes(b"another process is writing this")
+    assert len(contents(source)) == PLENTY
+    assert other.exists()
+    told = capsys.readouterr().err
+    assert told.count("no locks in ") == 1 and os.strerror(code) in told
 
 
 def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_in_the_way(server, tmp_path):
