@@ -88,8 +88,8 @@ class FileList(Sequence):
         return index % len(self)
 
     def __reduce__(self):
-        if self.file:
-            return read, (self.file, self.root)
+        if self.file and os.path.exists(self.file):  # else another process has dropped it
+            return _reopen, (self.file, self.root)
         return FileList, (self.root, self.parts)
 
 
@@ -167,6 +167,15 @@ def read(path: str, root: str, of: str = "") -> FileList:
     if of and found != of:
         raise Unusable(f"{path} is a list of {found!r}")
     return FileList(root, parts, path)
+
+
+def _reopen(path: str, root: str) -> FileList:
+    """`read` for a process that another one has sent the list to."""
+    try:
+        return read(path, root)
+    except (OSError, Unusable) as error:
+        raise OSError(f"the list of the images of {root} was dropped from the cache while the "
+                      "processes that read them were started; start again") from error
 
 
 def _parse(data: np.ndarray) -> Tuple[str, Parts]:

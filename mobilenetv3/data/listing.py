@@ -8,13 +8,13 @@ changed, which every start asks of each folder, not of each file. Changes are to
 ctime: what copies files with their times (rsync, tar) puts back a folder's mtime, not its ctime.
 """
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -28,10 +28,15 @@ from mobilenetv3.files import discard, rename, write_temporary
 SMALL = 10000
 """Sets of fewer images are listed anew at each start, which takes less than 0.1 s."""
 KEEP = 4
-"""Lists kept of one path, which may be another folder on another host."""
+"""Lists kept of one folder."""
+UNUSED_S = 30 * 24 * 3600
+"""After so many seconds without use other lists of its path go, too. They are of the folder as it
+was before, or of other hosts' folders, which share this cache and are not to lose their lists."""
 GRANULARITY_NS = 3 * 10**9
 """A folder that changed less than this before it was listed may change again without its times
 telling: clocks of file systems tick every 4 ms (ext4) to 2 s (FAT)."""
+UNKNOWN = 2**63 - 1
+"""Time of a last change that is not over: a list with such a folder is not kept."""
 _THREADS = 16
 
 
@@ -41,7 +46,8 @@ class Folder(NamedTuple):
     path: str
     """Below the root."""
     stamp: Tuple[int, int]
-    """mtime and ctime in ns, of before it was read."""
+    """mtime and ctime in ns, of before it was read; the latter is UNKNOWN where a change to what is
+    in the folder may not show in either."""
     images: List[str]
     """Names, sorted."""
     others: List[str]
@@ -117,6 +123,9 @@ def read_folder(root: str, path: str) -> Folder:
         for entry in entries:
             kind = folders if _is_folder(entry) else images if is_image(entry.name) else others
             kind.append(entry.name)
+            if kind is not folders and _leads_nowhere(entry):
+                # Once its target is there, as when a disk is mounted, it may be a class.
+                stamp = stamp[0], UNKNOWN
     return Folder(path, stamp, sorted(images), sorted(others), sorted(folders))
 
 
@@ -125,6 +134,15 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _leads_nowhere(entry: os.DirEntry) -> bool:
+    try:
+        if entry.is_symlink():
+            entry.stat()  # known by now of those that lead somewhere
+    except OSError as error:
+        return error.errno != errno.ELOOP  # which a link to itself always is
+    return False
 
 
 def _stamp(path: str) -> Tuple[int, int]:
@@ -182,20 +200,41 @@ def _key(of: str) -> str:
     return hashlib.blake2b(os.fsencode(of), digest_size=16).hexdigest()
 
 
-def _lists(folder: Path, of: str) -> List[Path]:
-    """The cached lists of a path, the latest used first."""
-    def used(path):
-        with contextlib.suppress(OSError):
-            return path.stat().st_mtime_ns
-        return 0
-    return sorted(folder.glob(f"{_key(of)}-*{filelist.SUFFIX}"), key=used, reverse=True)
+def _begin(of: str, stamp: Tuple[int, int]) -> str:
+    """What the names of a folder's lists begin with: its path, and what tells it from the folders
+    of other hosts at that path."""
+    mtime, ctime = map(int, stamp)
+    return f"{_key(of)}-{_key(f'{mtime} {ctime}')[:16]}"
+
+
+def _lists(folder: Path, begin: str) -> List[Path]:
+    """The cached lists whose names begin so, the latest used first."""
+    return sorted(folder.glob(f"{begin}-*{filelist.SUFFIX}"), key=_used, reverse=True)
+
+
+def _used(path: Path) -> float:
+    """When a list was last used; a moment ago if it has just been taken away."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return time.time()
+
+
+def _to_drop(folder: Path, of: str, begin: str) -> List[Path]:
+    """Lists of a path that are not needed any more, and what killed processes left."""
+    since = time.time() - UNUSED_S
+    unused = {path for path in _lists(folder, _key(of)) if _used(path) < since}
+    return [*unused.union(_lists(folder, begin)[KEEP:]), *_left_behind(folder)]
 
 
 def _from_cache(root: str, of: str) -> Optional[FileList]:
     folder = _folder()
     if not _is_ours(folder):
         return None
-    for path in _lists(folder, of):
+    try:
+        begin = _begin(of, _stamp(root))
+    except OSError:
+        return None
+    for path in _lists(folder, begin):
         with contextlib.suppress(OSError):
             try:
                 found = filelist.read(str(path), root, of)
@@ -217,8 +256,7 @@ def _is_unchanged(files: FileList) -> bool:
                 files.parts.stamps[number].tolist())
         except OSError:
             return False
-    # The root is asked first: of another host's folder it differs, and the rest need not be asked.
-    return is_same(0) and all(_in_threads(is_same, range(1, files.folders)))
+    return all(_in_threads(is_same, range(files.folders)))
 
 
 def _is_settled(files: FileList, started: int) -> bool:
@@ -242,9 +280,10 @@ def _into_cache(files: FileList, of: str) -> FileList:
             return files
         content = io.BytesIO()
         filelist.write(files, of, content)
-        name = f"{_key(of)}-{filelist.digest(content.getbuffer())}{filelist.SUFFIX}"
+        begin = _begin(of, files.parts.stamps[0])
+        name = f"{begin}-{filelist.digest(content.getbuffer())}{filelist.SUFFIX}"
         _write_once(folder / name, content.getbuffer())
-        for old in chain(_lists(folder, of)[KEEP:], _left_behind(folder)):
+        for old in _to_drop(folder, of, begin):
             old.unlink()
         return filelist.read(str(folder / name), files.root, of)
     except (OSError, filelist.Unusable):

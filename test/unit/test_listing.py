@@ -2,6 +2,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import time
 from pathlib import Path
 
@@ -202,6 +203,26 @@ def test_a_folder_that_has_just_changed_is_not_trusted(cached, tmp_path, monkeyp
     assert listing.list_images(str(cached)).file != ""
 
 
+@pytest.mark.parametrize("link", ["c", "a/sub/more", "a/named like an image.jpg"])
+def test_a_link_whose_target_comes_later_is_seen(cached, tmp_path, link):
+    """No folder of the set changes when the disk that a class lies on is mounted."""
+    (cached / link).symlink_to(tmp_path / "disk" / "class")
+    before = names(listing.list_images(str(cached)))
+    assert not lists(tmp_path)
+    put(tmp_path / "disk" / "class" / "4.jpg")
+    found = names(listing.list_images(str(cached)))
+    assert f"{link}/4.jpg" in found and f"{link}/4.jpg" not in before
+    assert found == [os.path.relpath(path, str(cached)) for path, _ in ImageFolder(
+        str(cached)).samples]
+    assert lists(tmp_path)
+
+
+def test_a_link_to_itself_does_not_keep_a_folder_from_the_cache(cached, tmp_path):
+    (cached / "a" / "itself.jpg").symlink_to(cached / "a" / "itself.jpg")
+    listing.list_images(str(cached))
+    assert lists(tmp_path)
+
+
 def test_an_mtime_in_the_future_does_not_keep_a_folder_from_the_cache(cached, monkeypatch):
     os.utime(str(cached / "a"), (4e9, 4e9))
     assert listing.list_images(str(cached)).file != ""
@@ -241,7 +262,7 @@ def test_a_list_of_another_folder_under_this_ones_name_is_not_taken(cached, tmp_
     other, = lists(tmp_path)
     listing.list_images(str(cached))
     own, = set(lists(tmp_path)) - {other}
-    foreign = own.with_name(own.name.split("-")[0] + "-" + other.name.split("-")[1])
+    foreign = own.with_name("-".join([*own.name.split("-")[:2], other.name.split("-")[2]]))
     own.unlink()
     other.rename(foreign)
     assert names(listing.list_images(str(cached)))[0] == "a/1.jpg"
@@ -294,6 +315,37 @@ def test_lists_of_a_path_do_not_pile_up(cached, tmp_path, monkeypatch):
     assert len(lists(tmp_path)) == listing.KEEP
 
 
+def test_hosts_with_copies_of_their_own_at_one_path_do_not_drop_each_others_lists(
+        cached, tmp_path, monkeypatch):
+    hosts = [tmp_path / f"host {number}" for number in range(listing.KEEP + 3)]
+    for host in hosts:
+        shutil.copytree(str(cached), str(host / "set"))
+
+    def on(host):  # whose copy lies at the path that all have
+        host.rename(tmp_path / "disk")
+        try:
+            return listing.list_images(str(tmp_path / "disk" / "set"))
+        finally:
+            (tmp_path / "disk").rename(host)
+
+    firsts = [on(host) for host in hosts]
+    assert len(lists(tmp_path)) == len(hosts)
+    refuse_to_walk(monkeypatch)
+    assert [on(host).file for host in hosts] == [first.file for first in firsts]
+
+
+def test_lists_of_a_path_that_nobody_used_for_long_are_dropped(cached, tmp_path):
+    listing.list_images(str(cached))
+    old, = lists(tmp_path)
+    put(cached / "c" / "4.jpg")
+    listing.list_images(str(cached))
+    assert old in lists(tmp_path)
+    os.utime(str(old), (time.time() - listing.UNUSED_S - 9,) * 2)
+    put(cached / "d" / "5.jpg")
+    listing.list_images(str(cached))
+    assert old not in lists(tmp_path) and len(lists(tmp_path)) == 2
+
+
 def test_a_list_that_is_in_use_is_not_written_over(cached, tmp_path, monkeypatch):
     mapped = listing.list_images(str(cached))
     inode = os.stat(mapped.file).st_ino
@@ -344,6 +396,15 @@ def test_a_cached_list_crosses_to_another_process_by_the_name_of_its_file(cached
     assert len(sent) < 500
     again = pickle.loads(sent).samples
     assert (list(again), again.file) == (list(files), files.file)
+
+
+def test_a_list_that_was_dropped_while_it_is_used_crosses_to_another_process_whole(cached):
+    files = listing.list_images(str(cached))
+    sent = pickle.dumps(files)
+    os.unlink(files.file)
+    assert list(pickle.loads(pickle.dumps(files))) == list(files)
+    with pytest.raises(OSError, match="was dropped from the cache .*; start again"):
+        pickle.loads(sent)
 
 
 def test_an_open_source_reads_the_cached_list(cached, tmp_path, monkeypatch):
