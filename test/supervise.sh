@@ -7,11 +7,14 @@
 #   failed.<n>   the same of the n-th start (from 0), after which torchrun starts them again
 #   stopping     there when the ranks are being stopped
 #   live         pipe with rank 0's output
+#   tellers      process ids of the script's own messages, of which the terminal may not take some
+#   said, errors what the script has yet to say where the terminal does not read
 
 # shellcheck disable=SC2154 # world, cards, suffix, run_dir, root, caller, awaited: see common.sh
 
 stop_seconds=${MNV3_STOP_SECONDS:-10}           # from the wish to end to SIGKILL, after a failure
 interrupt_seconds=${MNV3_INTERRUPT_SECONDS:-60} # the same after a signal: time for a checkpoint
+terminal_seconds=${MNV3_TERMINAL_SECONDS:-10}   # for a terminal that stalls to take the last lines
 # Besides Ctrl-C and a closed terminal: what clusters send before they end a job. The ranks get them
 # from here: of torch's launchers that of 1.8 kills its ranks at any signal, and torchrun dies of USR1.
 signals=(HUP INT TERM USR1)
@@ -45,16 +48,57 @@ supervise() {
     else
         wait "$launcher" || status=$?
     fi
-    drain "$display"
+    drain
     conclude "$status"
     trap - "${signals[@]}" PIPE
 }
 
 # start_display: rank 0's output goes to the log and the terminal. Call it under `set -m`.
 start_display() {
-    (trap '' PIPE && exec tee -a -- "$log" <"$state/live" 9>&-) &
+    "$PYTHON" -I -S -c "$display_program" "$log" <"$state/live" 9>&- &
     display=$!
 }
+
+# What `tee -a LOG` does, but the log comes first, and never waits for the terminal: Ctrl-S, a pager or
+# a network that is down may stop that one for hours, and would stop log and training with it.
+# shellcheck disable=SC2016 # nothing in it is for the shell
+display_program='
+import os, queue, sys, threading, time
+
+LIMIT = 1 << 26  # bytes that may wait for the terminal; what comes on top is in the log only
+chunks, taken, shown = queue.SimpleQueue(), 0, [0]
+
+def write(file, data):
+    while data:
+        try:
+            data = data[os.write(file, data):]
+        except BlockingIOError:  # another program set the terminal so
+            time.sleep(0.05)
+
+def show():
+    try:
+        for chunk in iter(chunks.get, b""):
+            write(1, chunk)
+            shown[0] += len(chunk)
+    except OSError:  # nobody reads it any more
+        shown[0] = float("-inf")
+
+threading.Thread(target=show).start()
+log, fault = None, ""
+for chunk in iter(lambda: os.read(0, 1 << 16), b""):
+    try:
+        if log is None:
+            log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        write(log, chunk)
+    except OSError as error:  # a full disk, which may get room again
+        if fault != error.strerror:
+            fault = error.strerror
+            chunks.put(b"[Error] the log cannot be written: %s\n" % fault.encode())
+    if taken - shown[0] < LIMIT:
+        taken += len(chunk)
+        chunks.put(chunk)
+chunks.put(b"")
+'
 
 start_state() {
     state=$(mktemp -d "${TMPDIR:-/tmp}/mobilenetv3.XXXXXXXX")
@@ -103,7 +147,7 @@ tell_progress() {
         if compgen -G "$state/pid.*" >/dev/null; then
             awaited=""
         elif ((SECONDS >= ${next_note:=0})); then
-            say "waiting $awaited"
+            tell 1 "waiting $awaited"
             next_note=$((SECONDS + 30))
         fi
     fi
@@ -111,9 +155,18 @@ tell_progress() {
         pause 1 # as in `watch`
         read -r rank status card < <(first_failure "failed.$restart")
         ((++restart))
-        say "rank $rank $(describe "$status"): restart $restart of $MNV3_MAX_RESTARTS, from the" \
-            "newest checkpoint; its log: $output_root/$card$suffix/train_$card.log" >&2
+        tell 2 "rank $rank $(describe "$status"): restart $restart of $MNV3_MAX_RESTARTS, from the" \
+            "newest checkpoint; its log: $output_root/$card$suffix/train_$card.log"
     fi
+}
+
+# tell STREAM WORDS...: say it while ranks run, whom a terminal that stalls must not leave unwatched.
+# The shell around it keeps $! as it is for `pause`, in the middle of which a signal may come.
+tell() {
+    (
+        say "${@:2}" >&"$1" 9>&- &
+        printf '%s\n' "$!" >>"$state/tellers"
+    )
 }
 
 pause() {
@@ -128,7 +181,7 @@ interrupt() {
     if [[ -z $interrupted ]]; then
         interrupted=$1 interrupted_at=$(centiseconds)
         stop_ranks "$1" "$interrupt_seconds"
-        say "SIG$1: stopping the run; once more stops it at once" >&2
+        tell 2 "SIG$1: stopping the run; once more stops it at once"
     elif [[ $1 != HUP ]] && (($(centiseconds) - interrupted_at > 30)); then
         deadline=$SECONDS
         kill_ranks
@@ -173,19 +226,48 @@ is_any_rank_alive() {
 # is_alive PID: it runs; one that ended and was not collected by its parent does not.
 is_alive() {
     local stat=""
-    kill -0 "$1" 2>/dev/null || return
+    kill -0 "$1" 2>/dev/null || return 1 # alone, in a trap, it would return the status from before
     read -r stat 2>/dev/null <"/proc/$1/stat" || return 0
     [[ ${stat##*) } != Z* ]]
 }
 
-# drain PID: wait for the display to have shown everything; a pipe that an orphan holds does not end.
+# drain: wait for the display to have shown everything; a pipe that an orphan holds does not end, and
+# a terminal that stalls does not take it. The log has everything by then.
 drain() {
-    local end=$((SECONDS + 3))
+    local end=$((SECONDS + 3)) teller
+    if ! is_alive "$display"; then # killed with the last rank: the rest is in the pipe
+        set -m
+        start_display
+        set +m
+    fi
     exec 9>&-
-    while is_alive "$1" && ((SECONDS < end)); do
+    while is_alive "$display" && ((SECONDS < end)); do
         pause 0.05
     done
-    kill "$1" 2>/dev/null || true
+    while read -r teller; do
+        ! is_alive "$teller" || kill -KILL "$teller" 2>/dev/null || true
+    done < <(cat -- "$state/tellers" 2>/dev/null)
+    is_alive "$display" || return 0
+    disown "$display" 2>/dev/null || true # or bash tells that it was killed
+    kill -KILL "$display" 2>/dev/null || true
+    # The last lines would wait for the terminal, too.
+    exec 7>&1 8>&2 >"$state/said" 2>"$state/errors"
+    printf '\n%s\n' "$(say "[...] the whole output: $log")" # it was cut inside of a line
+    trap 'hand_over; rm -rf -- "$state"' EXIT
+}
+
+# hand_over: give a terminal that stalled the time to take the last lines, but end in any case.
+hand_over() {
+    local tries said errors
+    cat -- "$state/said" >&7 2>/dev/null &
+    said=$!
+    cat -- "$state/errors" >&8 2>/dev/null &
+    errors=$!
+    for ((tries = 10 * terminal_seconds; tries > 0; tries--)); do
+        is_alive "$said" || is_alive "$errors" || return 0
+        pause 0.1
+    done
+    kill -KILL "$said" "$errors" 2>/dev/null || true
 }
 
 # conclude STATUS: come back only from a run whose ranks all succeeded.

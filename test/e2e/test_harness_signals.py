@@ -152,7 +152,7 @@ def test_a_second_signal_later_stops_at_once_whichever_it_is(tree, second):
     assert nothing_is_left(tree, pids)
 
 
-def in_a_terminal(tree):
+def in_a_terminal(tree, **variables):
     """The script in a terminal of its own, and the terminal's other end, once training runs."""
     master, slave = pty.openpty()
 
@@ -160,8 +160,9 @@ def in_a_terminal(tree):
         os.setsid()
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
-    env = dict(os.environ, STUB=LISTEN, STUB_CALLS=str(tree.calls), PYTHON=sys.executable,
-               MNV3_CHECKED_PYTHON=sys.executable)
+    variables = dict({"STUB": LISTEN}, **variables)
+    env = dict(os.environ, STUB_CALLS=str(tree.calls), PYTHON=sys.executable,
+               MNV3_CHECKED_PYTHON=sys.executable, **variables)
     process = subprocess.Popen(
         ["bash", str(tree.root / "test" / "train_full_1p.sh")], stdin=slave, stdout=slave,
         stderr=slave, cwd=str(tree.root), env=env, preexec_fn=take_the_terminal)
@@ -209,16 +210,91 @@ def test_ctrl_c_that_ends_the_reader_first_leaves_no_training_behind(tree):
     assert nothing_is_left(tree, pids)
 
 
+def display_of(process):
+    """The process id of what brings the output of a script's rank 0 to log and terminal."""
+    children = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
+                              stdout=subprocess.PIPE, text=True).stdout
+    return int(re.search(r"^ *(\d+) \S+ -I -S -c ", children, re.M).group(1))
+
+
 def test_a_display_that_dies_does_not_stop_the_training(tree):
     """It reads the pipe that the training writes to."""
     process, pids, logs = started(tree, "train_full_1p.sh", 1, STUB=LISTEN.replace(
         'print("saved"', 'print("x" * 200000, "end of much")\nprint("saved"'))
-    children = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(process.pid)],
-                              stdout=subprocess.PIPE, text=True).stdout
-    os.kill(int(re.search(r"(\d+) tee$", children, re.M).group(1)), signal.SIGKILL)
+    os.kill(display_of(process), signal.SIGKILL)
     time.sleep(0.5)
     os.kill(pids[0], signal.SIGTERM)
     done = finish(process, 30)
     assert done.returncode == 143
     assert "end of much\nsaved\n" in done.stdout
     assert logs[0].read_text().endswith("end of much\nsaved\n")
+
+
+# ---- A terminal that stalls: Ctrl-S, `| less` that nobody pages through, a network that is down
+
+
+# More than the pipes between training and reader hold, between an early result and the last one.
+LONG_RUN = """
+print(Run("mobilenetv3_large_100", "demo", "cpu", world, 128, 2, "O0", "2", 224, 1).line())
+def step(epoch):
+    print(TrainLine(epoch, 0, 1, 0.5, 0.5, 256.0, 256.0, 0.0, 0.0, 7.0, 6.5, 1.0, 1.0, 5.0, 5.0,
+                    0.1).line())
+step(0)
+print(Throughput(100.0).line())
+print(Accuracy(50.0, 80.0).line())
+for number in range(LINES):
+    print("line", number, "x" * 990)
+step(1)
+print(Throughput(200.0).line())
+print(Accuracy(73.5, 91.3).line())
+print(Best(73.5, 1, "ckpt/model_best.pth.tar").line())
+"""
+
+
+@pytest.mark.parametrize("lines", [66, 400])
+def test_a_terminal_that_never_reads_cuts_no_log_and_does_not_keep_the_script(tree, lines):
+    """The log ended at what the terminal had taken, and an earlier epoch's result was the final."""
+    process = tree.start("train_full_1p.sh", STUB=f"LINES = {lines}\n{LONG_RUN}",
+                         MNV3_TERMINAL_SECONDS="1")
+    assert process.wait(60) == 0
+    text = (tree.output / "0" / "train_0.log").read_text()
+    assert text.count("\nline ") == lines and "\n=> best Acc@1 73.500" in text
+    (result,) = (tree.output / "0").glob("MobileNet*_acc.log")
+    assert {"ActualFPS = 200.000", "TrainAccuracy = 73.500"} <= set(result.read_text().splitlines())
+    assert nothing_is_left(tree, [tree.call()["pid"]])
+    process.communicate()
+
+
+def test_a_terminal_that_reads_late_gets_the_final_result(tree):
+    process = tree.start("train_full_1p.sh", STUB=f"LINES = 66\n{LONG_RUN}")
+    text, log = "", tree.output / "0" / "train_0.log"
+    while "=> best" not in text:
+        text = log.read_text() if log.exists() else ""
+        time.sleep(0.1)
+    time.sleep(5)  # longer than the display is waited for
+    done = finish(process, 30)
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"\n[...] the whole output: {log}\n------------------ Final result ---" in done.stdout
+    assert "Final Performance images/sec : 200.000\nFinal Train Accuracy : 73.500\n" in done.stdout
+
+
+def test_a_failure_at_a_terminal_that_never_reads_has_its_status(tree):
+    process = tree.start("train_full_1p.sh", STUB=f"LINES = 400\n{LONG_RUN}sys.exit(3)",
+                         MNV3_TERMINAL_SECONDS="1")
+    assert process.wait(60) == 3
+    assert process.stderr.read() == (
+        f"[Error] the run failed with exit status 3; log: {tree.output}/0/train_0.log\n")
+    process.communicate()
+
+
+def test_ctrl_s_in_a_terminal_stops_neither_training_nor_log(tree):
+    process, master = in_a_terminal(tree, STUB=LISTEN.replace(
+        'print("saved"', 'print("x" * 200000, "end of much")\nprint("saved"'),
+        MNV3_TERMINAL_SECONDS="1")
+    os.write(master, b"\x13")
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert (tree.output / "0" / "train_0.log").read_text().endswith("end of much\nsaved\n")
+    assert nothing_is_left(tree, [tree.call()["pid"]])
+    os.close(master)
