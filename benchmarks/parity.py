@@ -8,7 +8,7 @@ The script train.py runs as it is, with one of RECIPES. Its batches are noted as
 them, together with the state of PyTorch's generator, which dropout and skipped blocks draw from,
 and its first weights. Then timm's network, optimizer, schedule, loss and average are put together
 and go over those batches. Network and update are the same sums in the same order only where
-train.py leaves out what makes it fast (NHWC, its own backward passes, fused updates): so that is
+train.py leaves out what makes it fast (NHWC, its own operators, fused updates): so that is
 the comparison, unless --fast asks for the other. One thread, float32.
 """
 import argparse
