@@ -18,6 +18,8 @@ SEED = 0
 """Of the one shuffle of the training images."""
 SUBSAMPLING = "4:2:0"
 """Colour at half the resolution, as nearly all photographs have it, and quicker to decode."""
+MAX_SIDE = 65500
+"""Pixels: libjpeg writes no longer JPEG."""
 _BASELINE = 0xC0
 """Kind of a JPEG's frame."""
 _CHUNK = 16
@@ -53,6 +55,9 @@ def as_jpeg(data: bytes, size: int, quality: int) -> Tuple[bytes, bool]:
     orientation in EXIF is not applied: training does not apply it, either. Of Pillow's filters
     Lanczos keeps most detail, and training resizes once more, by filters that keep less.
 
+    Of a strip that would be longer than a JPEG can be, its middle is kept, which is all that a
+    centre crop sees.
+
     Raises:
         imagefile.BadImage: it is none, or a damaged one.
     """
@@ -61,16 +66,27 @@ def as_jpeg(data: bytes, size: int, quality: int) -> Tuple[bytes, bool]:
     frame = imagefile.jpeg_frame(data) if is_plain else None
     width, height = image.size
     shorter = min(width, height)
-    if shorter <= size:
-        if frame is not None and frame.kind == _BASELINE:
-            return data, True
-    else:
+    if shorter <= size and frame is not None and frame.kind == _BASELINE:
+        return data, True
+    image = _without_ends(image, shorter, min(shorter, size))
+    width, height = image.size
+    if shorter > size:
         image = image.resize(
             (int(size * width / shorter), int(size * height / shorter)), Image.LANCZOS)
     image.info.clear()  # comments would be written again
     target = io.BytesIO()
     image.save(target, "JPEG", quality=quality, subsampling=SUBSAMPLING)
     return target.getvalue(), False
+
+
+def _without_ends(image: Image.Image, shorter: int, then: int) -> Image.Image:
+    """The middle of what would be longer than MAX_SIDE once its shorter side is `then` pixels."""
+    width, height = image.size
+    longest = MAX_SIDE * shorter // then
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    if max(width, height) <= longest:
+        return image
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 class Images(torch.utils.data.Dataset):

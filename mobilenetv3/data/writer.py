@@ -80,13 +80,14 @@ class SplitWriter:
             raise OSError(
                 f"{self.folder} cannot be written ({error.strerror or error}); the finished shards "
                 "stay, and the same command goes on from them") from error
-        except RuntimeError as error:
-            # PyTorch raises it wherever this process is when a loader process ends.
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            # PyTorch raises RuntimeError wherever this process is when a loader process ends.
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            raise OSError(
-                "a loader process was killed, usually because memory ran out; the same command "
-                "goes on from the finished shards, and fewer --workers take less memory") from error
+            cause = "memory ran out" if isinstance(error, MemoryError) else (
+                "a loader process was killed, usually because memory ran out")
+            raise OSError(f"{cause}; the same command goes on from the finished shards, and fewer "
+                          "--workers take less memory") from error
 
     def left_out(self) -> List[Tuple[str, str]]:
         """(path, reason) of each image that could not be read."""

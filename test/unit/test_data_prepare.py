@@ -42,6 +42,28 @@ def test_the_shorter_side_gets_the_size_and_the_longer_what_torchvision_would_gi
     assert (image.mode, image.format, is_copied) == ("RGB", "JPEG", False)
 
 
+@pytest.mark.parametrize("across, along, size, result", [
+    (4, 70000, 64, (4, 65500)),  # as large as it is
+    (3, 200001, 2, (2, 65500)),
+    (70, 80000, 64, (64, int(64 * (65500 * 70 // 64) / 70))),
+])
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_a_strip_that_is_too_long_for_a_jpeg_is_kept_without_its_ends(
+        across, along, size, result, is_wide):
+    """Training takes it; it was refused as damaged."""
+    pixels = np.zeros((along, across, 3), np.uint8)
+    pixels[along // 2:] = 255
+    turned = pixels.transpose(1, 0, 2) if is_wide else pixels
+    data = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(turned)).save(data, "PNG")
+    written, is_copied = shrink.as_jpeg(data.getvalue(), size, 90)
+    found = Image.open(io.BytesIO(written))
+    assert (found.size, is_copied) == (result[::-1] if is_wide else result, False)
+    line = np.asarray(found.convert("L")).mean(0 if is_wide else 1)
+    middle = len(line) // 2
+    assert line[: middle - 16].max() < 8 and line[middle + 16:].min() > 247  # it is the middle
+
+
 def test_large_images_are_smoothed_before_pixels_are_left_out():
     image, _ = ready(shardsets.noise(512, 512), quality=100)
     # Each pixel of the result is a mean over 8x8 of noise with a deviation of 74: about 9 is left,
@@ -275,6 +297,24 @@ def test_a_killed_loader_process_is_told_and_the_finished_shards_are_kept(
     assert "a loader process was killed, usually because memory ran out" in capsys.readouterr().err
     monkeypatch.setattr(shrink, "as_jpeg", as_jpeg)
     assert shardsets.run(*words, 0) == 0
+    assert shardsets.tree(tmp_path / "dst") == shardsets.tree(whole / "dst")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_little_memory_leaves_no_image_out(whole, tmp_path, monkeypatch, capsys, workers):
+    words = (whole / "src", tmp_path / "dst", "--size", 32, "--shard_mb", 0.016, "--workers",
+             workers, "--skip_bad", 99)
+
+    def fail(image):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(imagefile, "to_rgb", fail)
+        assert shardsets.run(*words) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith("error: memory ran out; the same command goes on from the finished "
+                         "shards, and fewer --workers take less memory")
+    assert shardsets.run(*words) == 0
     assert shardsets.tree(tmp_path / "dst") == shardsets.tree(whole / "dst")
 
 
