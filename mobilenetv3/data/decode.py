@@ -32,7 +32,7 @@ _RESIZES_BY_TORCH = TORCH_VERSION >= (2, 1) and torch.backends.cpu.get_cpu_capab
 _PIL = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
 
 MAX_PIXELS = 1 << 26
-"""Larger images are left to Pillow, which warns of 90 million pixels and refuses twice as many."""
+"""Larger images are left to Pillow, and those of more than `imagefile.MAX_PIXELS` are refused."""
 SCRATCH = 3 << 22
 """Bytes that each process decodes into; images of more than 4 million pixels have their own."""
 _LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd[0-79]")

@@ -75,6 +75,7 @@ def decode(data: bytes) -> Image.Image:
 
     Raises:
         BadImage: see `to_rgb`; or it is not of one of FORMATS.
+        MemoryError: there is too little memory, which is no fault of the file.
     """
     if not data:
         raise BadImage("not an image: the file is empty")
@@ -94,6 +95,8 @@ def decode(data: bytes) -> Image.Image:
         ) from error
     except Image.DecompressionBombError as error:  # the limit below is lower; this comes before it
         raise BadImage(f"too large: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file fails in as many ways as there are decoders
         raise _damaged(error) from error
     if image.format in ("JPEG", "MPO"):
@@ -109,6 +112,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         BadImage: it is damaged, has more than MAX_PIXELS, or 32 bits a pixel, which may mean any
             range of values.
+        MemoryError: there is too little memory.
     """
     if image.width * image.height > MAX_PIXELS:
         raise BadImage(
@@ -125,6 +129,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
             grey = Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
             grey.info = image.info
             return grey.convert("RGB")
+    except MemoryError:
+        raise
     except Exception as error:
         raise _damaged(error) from error
     raise BadImage(f"its pixels have 32 bits (mode {image.mode}); expected 8 or 16")

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mobilenetv3 import data, prepare
 from mobilenetv3.data import decode, imagefile, transforms
@@ -157,6 +157,19 @@ def test_a_file_that_is_no_usable_image_is_refused_with_the_reason(content, reas
         imagefile.decode(content)
     assert reason in str(error.value)
     assert "\n" not in str(error.value) and "0x" not in str(error.value)  # no address of an object
+
+
+@pytest.mark.parametrize("where", ["open", "load"])
+def test_too_little_memory_is_no_fault_of_the_file(monkeypatch, where):
+    """A good image was called damaged, and another took its place."""
+    def fail(*words, **options):
+        raise MemoryError
+
+    content = encoded(noise(), "PNG")
+    monkeypatch.setattr(*((Image, "open") if where == "open" else (
+        PngImagePlugin.PngImageFile, "load")), fail)
+    with pytest.raises(MemoryError):
+        imagefile.decode(content)
 
 
 def test_an_image_that_pillow_warns_of_is_read_without_a_warning(monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv3.data import check, scan
+from mobilenetv3.data import check, imagefile, scan
 from mobilenetv3.data.findings import Few, Split, equal_files
 
 
@@ -257,6 +257,15 @@ def test_a_file_that_takes_for_ever_is_bad_and_the_rest_is_looked_at(odd_decoder
     assert time.monotonic() - started < 30  # not the 60 that the file would take
     assert [index for index in sorted(found) if found[index].reason] == [1]
     assert found[1].reason == "takes more than 0.5 s to decode"
+
+
+def test_a_file_for_which_memory_is_short_is_said_to_be_too_large(good, monkeypatch):
+    def fail(image):
+        raise MemoryError
+
+    monkeypatch.setattr(imagefile, "to_rgb", fail)
+    facts = scan.look(0, str(good / "train" / "ant" / "0.jpg"))
+    assert facts.reason == "too large: out of memory"
 
 
 def test_a_scan_that_is_left_ends_its_processes(odd_decoder):
