@@ -34,16 +34,27 @@ with open("rank." + os.environ["RANK"], "w") as file:
 time.sleep(float(os.environ.get("SLEEP", 0)))
 sys.exit(int(os.environ.get("STATUS", 0)))
 """
-# Starts its command once a node, all on this machine, and ends them when it is ended.
+# Starts its command once a node, all on this machine. A TERM or HUP of its own makes it have them
+# killed ("forcing job termination"), as the real one does; the signals of scancel go past it.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
+set -m
 for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do
     SLURM_NODEID=$node "$@" &
 done
-trap 'kill $(jobs -p)' TERM
+jobs -p >srun.steps
+trap 'for job in $(<srun.steps); do kill -KILL -- "-$job"; done' TERM HUP
 status=0
-for job in $(jobs -p); do wait "$job" || status=$?; done
+for job in $(<srun.steps); do
+    while kill -0 "$job" 2>/dev/null; do wait "$job" || status=$?; done
+done
 exit $status
+"""
+# With --signal=NAME it is sent to every process of the steps, and not to the job script.
+SCANCEL = """#!/bin/bash
+echo "$*" >>scancel.calls
+[[ $1 == --signal=* && $2 == "$SLURM_JOB_ID" ]] || exit 1
+for job in $(<srun.steps); do kill -s "${1#--signal=}" -- "-$job"; done
 """
 SCONTROL = """#!/bin/bash
 case "$1" in
@@ -60,6 +71,7 @@ def slurm(tmp_path):
     folder.mkdir()
     executable(folder / "srun", SRUN)
     executable(folder / "scontrol", SCONTROL)
+    executable(folder / "scancel", SCANCEL)
     (tmp_path / "train.py").write_text(TRAIN)
 
     def start(*arguments, **variables):
@@ -87,9 +99,10 @@ def test_slurm_starts_torchrun_on_every_node(slurm, tmp_path):
 
 @pytest.fixture
 def launcher(tmp_path):
-    """In the place of Python and torchrun: sleeps, and ends with a status."""
+    """In the place of Python and torchrun: sleeps, and ends with a status; TERM lets it save."""
     return str(executable(tmp_path / "launcher", (
-        '#!/bin/bash\ntrap "exit 143" TERM\ntouch "node.$SLURM_NODEID"\n'
+        '#!/bin/bash\ntrap \'sleep 1; touch "saved.$SLURM_NODEID"; exit 143\' TERM\n'
+        'touch "node.$SLURM_NODEID"\n'
         'sleep "${SLEEP:-0}" >/dev/null 2>&1 & wait $!\nexit "${STATUS:-0}"\n')))
 
 
@@ -101,8 +114,9 @@ def test_slurm_job_fails_when_the_training_does(slurm, tmp_path, launcher):
 
 
 @pytest.mark.parametrize("name, status, calls", [("USR1", 0, "requeue 7"), ("TERM", 143, "")])
-def test_slurm_job_is_requeued_at_its_time_limit_and_not_when_it_is_cancelled(
+def test_slurm_job_saves_and_is_requeued_at_its_time_limit_and_not_when_it_is_cancelled(
         slurm, tmp_path, launcher, name, status, calls):
+    """srun, sent a TERM itself, has the ranks killed before they could save."""
     job = slurm("--output=run", SLEEP="7", PYTHON=launcher)
     end = time.monotonic() + 20
     while len(list(tmp_path.glob("node.*"))) < 2:
@@ -115,6 +129,7 @@ def test_slurm_job_is_requeued_at_its_time_limit_and_not_when_it_is_cancelled(
     asked = tmp_path / "scontrol.calls"
     assert (asked.read_text() if asked.exists() else "").startswith(calls)
     assert asked.exists() == bool(calls)
+    assert sorted(path.name for path in tmp_path.glob("saved.*")) == ["saved.0", "saved.1"]
 
 
 def test_slurm_job_needs_a_folder_to_resume_from(slurm):
