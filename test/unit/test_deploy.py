@@ -38,6 +38,7 @@ sys.exit(int(os.environ.get("STATUS", 0)))
 # killed ("forcing job termination"), as the real one does; the signals of scancel go past it.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
+echo "${SRUN_CPUS_PER_TASK-}" >srun.cpus
 set -m
 for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do
     SLURM_NODEID=$node "$@" &
@@ -130,6 +131,15 @@ def test_slurm_job_saves_and_is_requeued_at_its_time_limit_and_not_when_it_is_ca
     assert (asked.read_text() if asked.exists() else "").startswith(calls)
     assert asked.exists() == bool(calls)
     assert sorted(path.name for path in tmp_path.glob("saved.*")) == ["saved.0", "saved.1"]
+
+
+@pytest.mark.parametrize("given, told", [({}, "64"), ({"SLURM_CPUS_PER_TASK": "24"}, "24")])
+def test_slurms_srun_is_told_how_many_cores_a_node_gets(slurm, tmp_path, launcher, given, told):
+    """From Slurm 22.05 on it does not take that over from sbatch."""
+    job = slurm("--output=run", PYTHON=launcher, **given)
+    job.communicate(timeout=20)
+    assert job.returncode == 0
+    assert (tmp_path / "srun.cpus").read_text() == told + "\n"
 
 
 def test_slurm_job_needs_a_folder_to_resume_from(slurm):
