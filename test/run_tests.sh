@@ -24,6 +24,10 @@ while (($#)); do
             export MNV3_STACK=$2
             shift
             ;;
+        -k | -m | -n | -p | -o) # their value is no path, even where one is called so
+            arguments+=("$1")
+            (($# < 2)) || { arguments+=("$2") && shift; }
+            ;;
         -*) arguments+=("$1") ;;
         *)
             if [[ -e ${1%%::*} ]]; then

@@ -110,6 +110,30 @@ def test_run_tests_hands_its_arguments_on_as_they_are(tmp_path):
     assert not list(tmp_path.glob("**/hacked*"))
 
 
+@pytest.mark.parametrize("option", ["-k", "-m", "-n", "-p", "-o"])
+def test_an_options_value_that_is_also_a_path_is_not_taken_for_a_test(tmp_path, option):
+    """`-k docs` from the package folder: pytest was given the path of docs/, and no tests."""
+    words = of_pytest(tmp_path, option, "test")
+    assert [option, "test"] == words[-2:] and {"test/unit", "test/e2e"} <= set(words)
+    assert of_pytest(tmp_path, option)[-1] == option  # for pytest to complain of
+    path = str(tmp_path / "caller")
+    assert of_pytest(tmp_path, option, "x", ".")[-3:] == [option, "x", f"{path}/."]
+
+
+def of_pytest(tmp_path, *arguments):
+    """What run_tests.sh hands to pytest, called from a folder in which `test` is a path."""
+    fake, record, cwd = tmp_path / "python", tmp_path / "record", tmp_path / "caller"
+    fake.write_text("#!/bin/bash\nprintf '%s\\0' \"$@\" >\"$RECORD\"\n")
+    fake.chmod(0o755)
+    (cwd / "test").mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["bash", str(ROOT / "test" / "run_tests.sh"), *arguments], cwd=str(cwd), text=True,
+        capture_output=True, env=dict(os.environ, PYTHON=str(fake), RECORD=str(record),
+                                      MNV3_CHECKED_PYTHON=str(fake)))
+    assert done.returncode == 0, done.stderr
+    return record.read_text().split("\0")[:-1]
+
+
 def test_env_npu_sources_the_file_that_it_found_whatever_the_folder_is_called(tmp_path):
     if os.path.exists("/usr/local/Ascend") or os.path.exists("/etc/Ascend"):
         pytest.skip("this host has a CANN, which would be found")
