@@ -62,13 +62,14 @@ class Place(NamedTuple):
 
 
 def take(parts: Parts, progress: Progress, best: Optional[Dict[str, Any]], classes: List[str],
-         images: int, config: Dict[str, Any]) -> Dict[str, Any]:
+         images: int, config: Dict[str, Any], order: str = "") -> Dict[str, Any]:
     """The state of a run; tensors are shared with it. Every rank must call it inside an epoch.
 
     Args:
         progress: of the epoch under way, or of the next one, of which nothing is done yet.
         images: in the training set.
         config: the options, for whoever reads the file.
+        order: of the training images, as their loader tells it.
     """
     model, optimizer, precision, ema, _ = parts
     is_inside = 0 < progress.step < progress.steps
@@ -79,6 +80,7 @@ def take(parts: Parts, progress: Progress, best: Optional[Dict[str, Any]], class
         "steps": progress.steps,
         "score": list(progress.score),
         "images": images,
+        "order": order,
         "arch": model.config["arch"],
         "model": model.config,
         "classes": list(classes),
@@ -156,8 +158,11 @@ def put_back_weights(state: Any, path: str, model: nn.Module, classes: List[str]
 
 
 def check(state: Any, path: str, parts: Parts, cfg: Dict[str, Any], classes: List[str],
-          images: int) -> None:
+          images: int, order: str = "") -> None:
     """Refuse to go on from what belongs to another run.
+
+    Args:
+        images, order: see `take`; checkpoints from before there was an order have none.
 
     Raises:
         ValueError: names what differs, with both values.
@@ -172,6 +177,8 @@ def check(state: Any, path: str, parts: Parts, cfg: Dict[str, Any], classes: Lis
     if state.get("step"):
         told += [(f"--{name}", saved.get(name, cfg[name]), cfg[name]) for name in _SET_IN_AN_EPOCH]
         told.append(("training images", state["images"], images))
+        if state.get("order") and order:  # else images of this epoch would come twice, or never
+            told.append(("images in", state["order"], order))
     _refuse(state, path, told)
 
 

@@ -102,6 +102,11 @@ class DeviceLoader:
         """Number of images in the data set (all ranks)."""
         return len(self.loader.dataset)
 
+    @property
+    def order(self) -> str:
+        """What tells whether step n of an epoch is of the same images; of a training set."""
+        return self.loader.batch_sampler.order.name
+
     def set_epoch(self, epoch: int, first: int = 0) -> None:
         """Choose the epoch that the next iteration yields, and the batch that it begins with."""
         self.loader.batch_sampler.epoch = epoch

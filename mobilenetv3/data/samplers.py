@@ -4,6 +4,7 @@ Both yield batches of (epoch, index), so that workers that outlive an epoch know
 with repeated augmentation of (epoch, index, copy).
 """
 import bisect
+import hashlib
 from typing import Callable, List, NamedTuple, Sequence
 
 import numpy as np
@@ -27,6 +28,9 @@ class Drawn(NamedTuple):
 
 class FlatOrder:
     """All images shuffled among each other; for files that can be read at random."""
+
+    name = "the order of a folder"
+    """Of two orders with other names an image has another place; for people, too."""
 
     def __init__(self, images: int):
         self.images = images
@@ -56,6 +60,8 @@ class WindowOrder:
         self.sizes, self.window = np.asarray(shard_sizes, np.int64), window
         self.fetch_ahead = fetch_ahead
         self.firsts = np.cumsum(self.sizes) - self.sizes
+        digest = hashlib.sha256(repr((window, self.sizes.tolist())).encode()).hexdigest()[:16]
+        self.name = f"the order of {len(self.sizes)} shards of sizes {digest}"
 
     def draw(self, generator: torch.Generator) -> Drawn:
         """An order of all images."""

@@ -2,8 +2,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from mobilenetv3 import data, device, engine, finetune, models, optim, snapshot
 from mobilenetv3.data import samplers
+from mobilenetv3.precision import create_precision
 
 SIZES = [7, 12, 5, 9, 11, 8, 12, 3]
 FIRST = np.cumsum([0, *SIZES])
@@ -92,3 +95,38 @@ def test_an_epoch_that_is_entered_in_its_middle_goes_on_as_it_would_have():
                    for _ in range(2))
     rest.first = 3
     assert list(rest) == list(whole)[3:]
+
+
+def test_orders_that_give_an_image_another_place_have_other_names():
+    names = [samplers.FlatOrder(67).name, *(samplers.WindowOrder(*words).name for words in (
+        (SIZES, 16), (SIZES, 17), (SIZES[::-1], 16), ([60, 7], 16)))]
+    assert len(set(names)) == len(names)
+    assert samplers.WindowOrder(np.array(SIZES), 16).name == names[1]
+    source = data.Source([(Image.new("RGB", (8, 8)), 0)] * 67, ["a"], "x")
+    loader = data.train_loader(
+        source, device.select("cpu"), rank=0, world=1, workers=0, batch_size=8, seed=0,
+        transform=data.train_transform(8), mean=data.IMAGENET_MEAN, std=data.IMAGENET_STD)
+    assert loader.order == names[0]
+
+
+def test_a_run_does_not_go_on_inside_an_epoch_with_images_in_another_order():
+    """From a folder to the set prepared of it, images of the epoch came twice, others never."""
+    model = models.create_model("mobilenetv3_small_050", num_classes=4)
+    cpu = device.select("cpu")
+    parts = snapshot.Parts(model, optim.create_optimizer(model, "sgd", 0.1, 0.9, 0.0),
+                           create_precision("O0", cpu), optim.NoEma(), cpu)
+    config = {**finetune.NEUTRAL, "opt": "sgd", "batch_size": 8, "grad_accum_steps": 1,
+              "seed": 0, "aug_repeats": 0}
+    folder, shards = samplers.FlatOrder(67).name, samplers.WindowOrder(SIZES).name
+
+    def go_on(step, before, now):
+        state = snapshot.take(parts, engine.Progress(0, 8, step=step), None, list("abcd"), 67,
+                              config, before)
+        snapshot.check(state, "FILE", parts, config, list("abcd"), 67, now)
+
+    with pytest.raises(ValueError, match="saved with images in the order of a folder, at step 3 of "
+                                         "an epoch, and this run has the order of 8 shards"):
+        go_on(3, folder, shards)
+    go_on(0, folder, shards)  # between two epochs nothing is lost
+    go_on(3, shards, shards)
+    go_on(3, "", shards)  # saved before the order was
