@@ -252,7 +252,8 @@ drain() {
     kill -KILL "$display" 2>/dev/null || true
     # The last lines would wait for the terminal, too.
     exec 7>&1 8>&2 >"$state/said" 2>"$state/errors"
-    printf '\n%s\n' "$(say "[...] the whole output: $log")" # it was cut inside of a line
+    printf '\n' || true # it was cut inside of a line
+    say "[...] the whole output: $log"
     trap 'hand_over; rm -rf -- "$state"' EXIT
 }
 
