@@ -72,8 +72,7 @@ def check_complete(log: Log, kind: str) -> None:
         )
     if kind != "perf" and log.acc1 is None:
         raise ValueError(f"{log.path} has no validation accuracy (no ` * Acc@1` line): no result")
-    # One without FPS has not left the warm-up: a few lines, whose accuracy is all they could have.
-    if kind == "acc" and log.is_trained and log.fps is not None and not _has_ended(log.path):
+    if kind == "acc" and log.is_trained and not _has_ended(log.path):
         raise ValueError(
             f"{log.path} stops before the end of the training (no `=> best` or `=> weights` line "
             "after its last start): no result"

@@ -188,7 +188,8 @@ def test_network_names(model, network):
         (PERFORMANCE, "perf", ["Final Performance images/sec : 1660.000"]),
         (EVALUATION, "eval", ["Final Train Accuracy : 60.000"]),
         # A run that ended within the warm-up has an accuracy, but no FPS.
-        ([RUN, train(0, 0), Accuracy(50.0, 90.0)], "acc", ["Final Train Accuracy : 50.000"]),
+        ([RUN, train(0, 0), Accuracy(50.0, 90.0), Best(50.0, 0, "FILE")], "acc",
+         ["Final Train Accuracy : 50.000"]),
     ],
 )
 def test_final_result_byte_for_byte(records, kind, lines, tmp_path, capsys):
