@@ -55,50 +55,9 @@ supervise() {
 
 # start_display: rank 0's output goes to the log and the terminal. Call it under `set -m`.
 start_display() {
-    "$PYTHON" -I -S -c "$display_program" "$log" <"$state/live" 9>&- &
+    "$PYTHON" -I -S "$root/test/display.py" "$log" <"$state/live" 9>&- &
     display=$!
 }
-
-# What `tee -a LOG` does, but the log comes first, and never waits for the terminal: Ctrl-S, a pager or
-# a network that is down may stop that one for hours, and would stop log and training with it.
-# shellcheck disable=SC2016 # nothing in it is for the shell
-display_program='
-import os, queue, sys, threading, time
-
-LIMIT = 1 << 26  # bytes that may wait for the terminal; what comes on top is in the log only
-chunks, taken, shown = queue.SimpleQueue(), 0, [0]
-
-def write(file, data):
-    while data:
-        try:
-            data = data[os.write(file, data):]
-        except BlockingIOError:  # another program set the terminal so
-            time.sleep(0.05)
-
-def show():
-    try:
-        for chunk in iter(chunks.get, b""):
-            write(1, chunk)
-            shown[0] += len(chunk)
-    except OSError:  # nobody reads it any more
-        shown[0] = float("-inf")
-
-threading.Thread(target=show).start()
-log, fault = None, ""
-for chunk in iter(lambda: os.read(0, 1 << 16), b""):
-    try:
-        if log is None:
-            log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        write(log, chunk)
-    except OSError as error:  # a full disk, which may get room again
-        if fault != error.strerror:
-            fault = error.strerror
-            chunks.put(b"[Error] the log cannot be written: %s\n" % fault.encode())
-    if taken - shown[0] < LIMIT:
-        taken += len(chunk)
-        chunks.put(chunk)
-chunks.put(b"")
-'
 
 start_state() {
     state=$(mktemp -d "${TMPDIR:-/tmp}/mobilenetv3.XXXXXXXX")
