@@ -124,7 +124,7 @@ def run(cfg, scratch):
         place = snapshot.put_back_weights(resume.state, resume.path, model, source.classes)
     elif resume:
         snapshot.check(resume.state, resume.path, parts, settings, source.classes,
-                       train_loader.images)
+                       train_loader.images, train_loader.order)
         place = snapshot.put_back(resume.state, parts)
     run, lock = open_run(cfg, folder, who, place.epoch, lock, scratch)
     total_steps = cfg.max_steps or schedule.epochs * steps

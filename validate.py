@@ -24,6 +24,7 @@ OPEN = ("bn_eps", "bn_momentum", "pad_type", "width_rule", "stem_stride")
 def main(cfg):
     # Imported here so that --help, and a misspelt option, answer without loading PyTorch.
     from mobilenetv3 import build, candidates, dist, models, results, runfolder
+    from mobilenetv3.data import fetch
 
     # Device, then ranks: the device is bound before the process group starts.
     who = dist.ranks()
@@ -58,7 +59,7 @@ def main(cfg):
     if cfg.json and who.is_main:
         results.write_json(cfg.json, dict(
             results.about(device.torch_device), ranks=who.world, data={
-                "name": source.name, "dataset": cfg.dataset, "path": cfg.data_path,
+                "name": source.name, "dataset": cfg.dataset, "path": fetch.shown(cfg.data_path),
                 "split": cfg.val_split, "labels": cfg.val_labels, "images": len(source.samples),
                 "classes": len(source.classes),
             }, results=found,

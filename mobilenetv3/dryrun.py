@@ -120,7 +120,7 @@ def _save_and_read(job: training.Job, progress: engine.Progress, best):
     read = time.perf_counter()
     mine = checkpoint.copy_of(job.parts.precision.model_state(job.parts.model))
     snapshot.check(found.state, found.path, job.parts, job.config, job.classes,
-                   job.train_loader.images)
+                   job.train_loader.images, job.train_loader.order)
     snapshot.put_back(found.state, job.parts)
     snapshot.put_back_rank(found.state, job.parts, job.who.rank, job.who.world)
     if job.who.is_main:

@@ -101,8 +101,8 @@ def _for_others(config: Dict[str, Any]) -> Dict[str, Any]:
 
     Whoever resumes names the data anew.
     """
-    path = config.get("data_path") or ""
-    return {**config, "data_path": fetch.shown(path)} if fetch.is_url(path) else config
+    path = config.get("data_path")
+    return {**config, "data_path": fetch.shown(path)} if path else config
 
 
 def put_back(state: Dict[str, Any], parts: Parts) -> Place:

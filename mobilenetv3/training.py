@@ -149,7 +149,7 @@ def train_epoch(job, progress, best):
 def save(job, progress, best, is_best=False):
     """Begin to write a checkpoint. Every rank must call it inside an epoch."""
     state = snapshot.take(job.parts, progress, best, job.classes, job.train_loader.images,
-                          job.config)
+                          job.config, job.train_loader.order)
     if job.keeper is not None:
         job.keeper.save(state, progress.epoch, progress.step, is_best)
     job.loop.watch.saved()

@@ -41,7 +41,9 @@ def beside(url: str, name: str) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL without password and signature, for people."""
+    """A URL without password and signature, for people; another path as it is."""
+    if not is_url(url):
+        return url
     if not _is_by_python(url):
         protocol, _, rest = url.partition("://")
         server, slash, path = rest.partition("/")
