@@ -29,6 +29,8 @@ SEEDERS = {
 }
 """Of the generators that a transform may draw from."""
 
+ADVICE = "python -m mobilenetv3.data.check lists all such files of a data set"
+
 TRIES = 100
 """Bad files in a row, drawn at random, after which it is no use to draw another."""
 
@@ -96,10 +98,9 @@ class Transformed(torch.utils.data.Dataset):
             else:
                 return (*found, bad) if bad else found
             if not self.replaces:
+                advice = getattr(self.samples, "advice", ADVICE)
                 raise OSError(
-                    f"cannot read {printable(bad[0].path)}: {printable(bad[0].reason)}; python -m "
-                    "mobilenetv3.data.check lists all such files of a data set"
-                )
+                    f"cannot read {printable(bad[0].path)}: {printable(bad[0].reason)}; {advice}")
         raise OSError(f"{len(bad)} training images in a row cannot be used; the last is "
                       f"{printable(bad[-1].path)} ({printable(bad[-1].reason)})")
 

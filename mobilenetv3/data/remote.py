@@ -97,6 +97,21 @@ class Cache:
         with self._lock(file):
             self._fetch(file)
 
+    def renew(self, shard: manifest.File) -> bool:
+        """Fetch a shard again whose content is no longer what came; whether that has been done.
+
+        Raises:
+            manifest.Lost: it cannot be had; naming its URL and the cause.
+        """
+        with self._lock(shard):
+            if manifest.damage(self.root, shard, deep=True) is None:
+                return True  # another process has done so, and its file has the same name
+            with contextlib.suppress(FileNotFoundError):  # it may have made room for others
+                (self.root / shard.name).unlink()
+            announce(f"{self.root / shard.name} is damaged and is fetched again")
+            self._fetch(shard)
+        return True
+
     def fetch_ahead(self, wanted: Sequence[manifest.File]) -> None:
         """Fetch shards that will be read soon, while the caller goes on."""
         missing = [shard for shard in wanted if not self._is_here(shard)]

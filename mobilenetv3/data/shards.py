@@ -47,6 +47,10 @@ class Folder:
     def fetch_ahead(self, shards: Sequence[manifest.File]) -> None:
         """These will be read soon; they are here already."""
 
+    def renew(self, shard: manifest.File) -> bool:
+        """Whether a damaged shard has been replaced by a good one: there is none."""
+        return False
+
 
 class Shards:
     """The samples of one split: item i is (PIL image of mode RGB, int).
@@ -59,6 +63,9 @@ class Shards:
         split: of the manifest.
         index: path of the checked index.
     """
+
+    advice = "python -m mobilenetv3.data.prepare --verify DST tells which files are damaged"
+    """What to do about an image that cannot be read."""
 
     def __init__(self, place: Any, split: manifest.Split, index: str):
         self.place, self.split, self.index = place, split, index
@@ -97,11 +104,22 @@ class Shards:
         """
         offset, length, shard, label, crc = self._rows[index].item()
         data = self._read(shard, offset, length)
+        if zlib.crc32(data) != crc and self._is_renewed(shard):
+            data = self._read(shard, offset, length)
         if len(data) != length:
             raise imagefile.BadImage("damaged: the shard ends before the image does")
         if zlib.crc32(data) != crc:
             raise imagefile.BadImage("damaged: its checksum is not the one in the index")
         return data, label
+
+    def _is_renewed(self, number: int) -> bool:
+        """Whether a shard was damaged where it lies, and has been fetched anew."""
+        is_new = self.place.renew(self.split.shards[number])
+        if is_new:
+            with self._lock:
+                if number in self._open:
+                    os.close(self._open.pop(number))
+        return is_new
 
     def path(self, index: int) -> str:
         """Where a sample is, for people: shard, key, and the path that the image once had."""

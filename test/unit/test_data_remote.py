@@ -178,6 +178,19 @@ def test_a_damaged_download_is_refused_and_fetched_again(server, tmp_path, damag
                 if path.name.endswith((".tmp", "000001.tar"))]  # neither it nor a part of it
 
 
+def test_a_shard_that_was_damaged_where_it_lies_is_fetched_again(server, tmp_path, capfd):
+    """Its size was as before, so that no later run fetched it."""
+    expected = contents(open_(server.url, tmp_path))
+    (shard,) = tmp_path.glob("*/train-000001.tar")
+    middle = shard.stat().st_size // 2
+    shard.write_bytes(bytes(byte ^ 1 if place > middle else byte
+                            for place, byte in enumerate(shard.read_bytes())))
+    found = open_(server.url, tmp_path)
+    assert contents(found) == expected
+    assert server.count("train-000001.tar") == 2
+    assert "is damaged and is fetched again" in capfd.readouterr().err
+
+
 def test_a_manifest_that_was_cut_short_on_its_way_is_fetched_again(server, tmp_path):
     """Python reads what came of it without an error, and it was called damaged."""
     def broken_off(name, content):
