@@ -8,9 +8,6 @@ from typing import Callable, Optional
 import torch
 from torch import nn
 
-MODES = ("default", "reduce-overhead", "max-autotune")
-"""PyTorch's; the last two record CUDA graphs on cards that have them."""
-
 _SINCE = "_compiled_call_impl"  # what a module calls in its stead; came with 2.2
 
 
@@ -32,7 +29,8 @@ def compile_step(model: nn.Module, criterion: nn.Module, mode: str, accumulate: 
 
     Args:
         model: before it is wrapped for parallel training, and after it has been cast.
-        mode: one of MODES, or "" for no compilation.
+        mode: PyTorch's "default", or "reduce-overhead" or "max-autotune", which record CUDA graphs
+            on cards that have them; "" for no compilation.
         accumulate: steps whose gradients make one update.
         backend: torch.compile's.
 
