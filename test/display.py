@@ -5,6 +5,7 @@
 Ctrl-S, a pager or a network that is down may stop a terminal for hours; with tee that would stop
 the log and the training, too.
 """
+import itertools
 import os
 import queue
 import sys
@@ -25,10 +26,14 @@ class Terminal:
         threading.Thread(target=self._run).start()
 
     def show(self, chunk):
-        """Write it, in its turn; b"" is the end."""
-        if not chunk or (not self._is_gone and self._taken - self._shown < LIMIT):
+        """Write it, in its turn."""
+        if not self._is_gone and self._taken - self._shown < LIMIT:
             self._taken += len(chunk)
             self._chunks.put(chunk)
+
+    def end(self):
+        """Let the thread end when all is written."""
+        self._chunks.put(b"")
 
     def _run(self):
         try:
@@ -51,7 +56,8 @@ def write(file, data):
 def main(path):
     """Copy standard input to the end of the log, and to the terminal."""
     terminal, log, fault = Terminal(), None, ""
-    for chunk in iter(lambda: os.read(sys.stdin.fileno(), 1 << 16), b""):
+    # First nothing: there is a log, though on all nodes but one nothing comes.
+    for chunk in itertools.chain([b""], iter(lambda: os.read(sys.stdin.fileno(), 1 << 16), b"")):
         try:
             if log is None:
                 log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -60,8 +66,9 @@ def main(path):
             if fault != error.strerror:
                 fault = error.strerror
                 terminal.show(f"[Error] {path} cannot be written: {fault}\n".encode())
-        terminal.show(chunk)
-    terminal.show(b"")
+        if chunk:
+            terminal.show(chunk)
+    terminal.end()
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def display_of(process):
     """The process id of what brings the output of a script's rank 0 to log and terminal."""
     children = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
                               stdout=subprocess.PIPE, text=True).stdout
-    return int(re.search(r"^ *(\d+) \S+ -I -S -c ", children, re.M).group(1))
+    return int(re.search(r"^ *(\d+) \S+ -I -S .*/display\.py ", children, re.M).group(1))
 
 
 def test_a_display_that_dies_does_not_stop_the_training(tree):
