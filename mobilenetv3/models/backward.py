@@ -77,8 +77,8 @@ def _is_for_x86(x: Tensor) -> bool:
 
 def _splits(x: Tensor, weight: Tensor, stride: Tuple[int, int]) -> bool:
     return (
-        _is_for_x86(x) and x.dtype == weight.dtype and not _autocasts()
-        and _convolution_backward is not None
+        _is_for_x86(x) and _convolution_backward is not None and x.dtype == weight.dtype
+        and not _autocasts()
         and x.shape[3] > SMALL * stride[1]  # last: a trace has no sizes
     )
 
