@@ -247,7 +247,8 @@ def main():
             pictures.write(options.folder)
         try:
             samples = ImageFolder(str(options.folder)).samples
-        except OSError as error:  # no such folder, or no images in it
+        # No such folder, or no images in it, which torchvision 0.9 has an error of its own for.
+        except (OSError, RuntimeError) as error:
             sys.exit(str(error))
         if len(samples) < options.batch_size:
             sys.exit(f"{options.folder} has {len(samples)} images; --batch_size must not be larger")
