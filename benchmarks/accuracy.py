@@ -203,7 +203,8 @@ def recipes_table(store):
     for row in store.of("recipes"):
         key = row["model"], row["device"], row["minutes_given"], row["name"]
         groups.setdefault(key, []).append(row)
-    for (model, device, given, name), rows in sorted(groups.items(), key=lambda item: item[0][:3]):
+    ordered = sorted(groups.items(), key=lambda item: (*item[0][:3], item[0][3] != OURS))
+    for (model, device, given, name), rows in ordered:
         scores = [row["acc1"] for row in rows]
         others = [row["acc1"] for row in store.of("recipes", model=model, device=device,
                                                   minutes_given=given) if row["name"] != OURS]
