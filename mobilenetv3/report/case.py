@@ -2,7 +2,6 @@
 import math
 import platform
 import re
-from pathlib import Path
 from typing import List, Tuple
 
 from mobilenetv3 import logfmt
@@ -72,24 +71,11 @@ def check_complete(log: Log, kind: str) -> None:
         )
     if kind != "perf" and log.acc1 is None:
         raise ValueError(f"{log.path} has no validation accuracy (no ` * Acc@1` line): no result")
-    if kind == "acc" and log.is_trained and not _has_ended(log.path):
+    if kind == "acc" and log.is_trained and not log.has_ended:
         raise ValueError(
             f"{log.path} stops before the end of the training (no `=> best` or `=> weights` line "
             "after its last start): no result"
         )
-
-
-def _has_ended(path: Path) -> bool:
-    """Whether the last start of a training came to its end; an evaluation is no such start."""
-    has_ended = False
-    with open(str(path), encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            record = logfmt.parse(line) if line.startswith("=> ") else None
-            if isinstance(record, logfmt.Run) and record.epochs:
-                has_ended = False
-            elif isinstance(record, (logfmt.Best, logfmt.Unscored)):
-                has_ended = True
-    return has_ended
 
 
 def write_case(log: Log, kind: str, seconds: int) -> None:

@@ -53,18 +53,19 @@ class History:
         self.notes: Deque[str] = collections.deque(maxlen=MOST_NOTES)
         """The last ones: those of the end say how it came."""
         self._course = Course()
-        self._is_aside = False  # an evaluation into the folder of a run that was trained
         self._test: Optional[logfmt.TestLine] = None
 
     def add(self, text: str) -> None:
         """Take in one line of the log."""
         record = logfmt.parse(text)
+        if isinstance(record, logfmt.TrainLine) and not _is_plausible(record):
+            return
+        self.log.add(record)
+        if not self.log.is_aside:
+            self._course.add(record)
         if isinstance(record, logfmt.TrainLine):
-            if not 0 <= record.step < record.steps < _ODD or not 0 <= record.epoch < _ODD:
-                return
             self._add_step(record)
         elif isinstance(record, logfmt.Run):
-            self._is_aside = bool(self.trained) and not record.epochs
             self.starts.append(Start(record, []))
         elif isinstance(record, logfmt.TestLine):
             self._test = record
@@ -76,9 +77,6 @@ class History:
             self._add_accuracy(record)
         if record is None and text.startswith("=> "):
             self.notes.append(text.rstrip("\r\n")[3:])
-        self.log.add(record)
-        if not self._is_aside:
-            self._course.add(record)
 
     def _add_step(self, line: logfmt.TrainLine) -> None:
         if not self.starts:
@@ -93,7 +91,7 @@ class History:
     def _validation(self) -> Dict[str, float]:
         """The numbers of the validation that is under way."""
         # A run that was stopped in a validation begins with it when it goes on.
-        trained = [] if self._is_aside else self.trained
+        trained = [] if self.log.is_aside else self.trained
         epoch = trained[-1].points[-1].line.epoch if trained else -1
         return self.validations.setdefault(epoch, {})
 
@@ -131,6 +129,10 @@ class History:
             found.append((start, end))
             end = min(end, start.at + 1e-9)
         return found[::-1]
+
+
+def _is_plausible(line: logfmt.TrainLine) -> bool:
+    return 0 <= line.step < line.steps < _ODD and 0 <= line.epoch < _ODD
 
 
 def read(path: Path) -> History:

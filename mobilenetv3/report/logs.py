@@ -17,17 +17,20 @@ class Log:
         self.fps: Optional[float] = None  # last
         self.epochs_done = 0
         self.is_trained = False
+        self.has_ended = False  # the last start of a training
+        self.is_aside = False  # in an evaluation into the folder of a run that was trained
         self._acc1: Dict[int, float] = {}  # by epoch, -1 without training
         self._epoch = -1  # of the last train line
         self._is_new = False  # no train line since the last start
-        self._is_aside = False  # an evaluation into the folder of a run that was trained
 
     def add(self, record: Optional[logfmt.Record]) -> None:
         """Take in one record; None (a line that is no record) changes nothing."""
         if isinstance(record, logfmt.Run):
-            self._is_aside = self.is_trained and not record.epochs
-        if self._is_aside:
+            self.is_aside = self.is_trained and not record.epochs
+        if self.is_aside:
             return
+        if isinstance(record, (logfmt.Run, logfmt.Best, logfmt.Unscored)):
+            self.has_ended = not isinstance(record, logfmt.Run)
         if isinstance(record, logfmt.Run):
             self.run, self.times, self._is_new = record, [], True
         elif isinstance(record, logfmt.TrainLine):

@@ -66,7 +66,7 @@ def read(runs: Sequence[Path]) -> List[Records]:
     Raises:
         FileNotFoundError: there is no log.
     """
-    logs = list(map(find_log, runs))
+    logs = [find_log(run) for run in runs]
     return [_read(log, name) for log, name in zip(logs, _names([log.parent for log in logs]))]
 
 
