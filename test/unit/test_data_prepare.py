@@ -402,8 +402,9 @@ class Away:
             return read(path)
 
         monkeypatch.setattr(imagefile, "read", fails)
-        monkeypatch.setattr(patience.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(patience.time, "sleep", self.sleep)
+        # A clock of this module alone: other threads sleep, too, and would move it.
+        monkeypatch.setattr(patience, "time", types.SimpleNamespace(
+            monotonic=lambda: self.now, sleep=self.sleep))
 
     def sleep(self, seconds):
         self.now += seconds
