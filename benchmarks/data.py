@@ -4,17 +4,20 @@
     python benchmarks/data.py                          # on JPEGs that it makes itself
     python benchmarks/data.py --images DIR/train       # on an ImageFolder, such as ImageNet's
     python benchmarks/data.py --augment                # what each kind of augmentation costs
+    python benchmarks/data.py --workers 1              # with a loader process, and what that costs
 
 Each case reads JPEG files and gives batches of random crops, flipped at random, as the package's
 own training script does: timm's loader and this package's give uint8 (the device normalises),
 torchvision's presets float32, normalised; "v2, uint8" is the latter of these without that.
 "prepared" reads what mobilenetv3.data.prepare wrote: the same images with a shorter side of
 --prepared_size pixels, in shards. One process with one thread; what is counted is its CPU time. The
-files are in the page cache.
+files are in the page cache. With --workers each case has so many loader processes, whose CPU time
+is counted, too, and every batch is copied once when it arrives, as it is to get to a card.
 """
 import argparse
 import functools
 import itertools
+import multiprocessing
 import os
 import statistics
 import sys
@@ -35,6 +38,7 @@ from torchvision import transforms as tv  # noqa: E402
 from torchvision.datasets import ImageFolder  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import fetching  # noqa: E402
 import measure  # noqa: E402
 import pictures  # noqa: E402
 from measure import Skipped  # noqa: E402
@@ -59,7 +63,12 @@ def arguments():
     parser.add_argument("--prepared_size", type=int, default=256, metavar="PIXELS")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--img_size", type=int, default=224)
-    return measure.add_options(parser, seconds=30).parse_args()
+    parser.add_argument("--workers", type=int, default=0,
+                        help="loader processes of a case (default: none, all in this process)")
+    options = measure.add_options(parser, seconds=30).parse_args()
+    if options.augment and options.workers:
+        parser.error("--augment is measured in this process; leave --workers out")
+    return options
 
 
 # ---- The cases: each takes (path, label) pairs and the options, and gives batches for ever.
@@ -79,7 +88,8 @@ def from_source(source, options, fast):
         raise Skipped("simplejpeg is not installed")
     images = data.Transformed(source, data.train_transform(options.img_size), seed=0, fast=fast)
     sampler = data.TrainSampler(len(images), options.batch_size, 0, 1, seed=0)
-    return repeat(data.build_loader(images, sampler, devices.select("cpu"), 0, seed=0))
+    cpu = devices.select("cpu")
+    return repeat(data.build_loader(images, sampler, cpu, options.workers, seed=0))
 
 
 def by_timm(samples, options):
@@ -88,7 +98,8 @@ def by_timm(samples, options):
     dataset = timm.data.ImageDataset(str(options.folder))
     loader = timm.data.create_loader(
         dataset, (3, options.img_size, options.img_size), options.batch_size, is_training=True,
-        color_jitter=0.0, interpolation="bilinear", num_workers=0, persistent_workers=False,
+        color_jitter=0.0, interpolation="bilinear", num_workers=options.workers,
+        persistent_workers=options.workers > 0,
         use_prefetcher=True, device=torch.device("cpu"),
     )
     return repeat(loader.loader)  # without the device's part
@@ -121,6 +132,8 @@ def by_torchvision_v2(samples, options, normalises):
 
 
 def by_dali(samples, options):
+    if options.workers:
+        raise Skipped("it has threads in the place of loader processes")
     try:
         from nvidia.dali import fn, pipeline_def
     except ImportError as error:
@@ -163,7 +176,8 @@ def augmented(samples, options, erase=0.0, mixup=0.0, **policy):
 
 
 def shuffled(dataset, options):
-    return DataLoader(dataset, options.batch_size, shuffle=True, drop_last=True)
+    return DataLoader(dataset, options.batch_size, shuffle=True, drop_last=True,
+                      num_workers=options.workers, persistent_workers=options.workers > 0)
 
 
 def repeat(loader):
@@ -200,10 +214,22 @@ AUGMENTED = {
 
 def started(make, samples, options):
     """A case whose first batch is behind it: images per second of CPU time."""
+    others = multiprocessing.active_children()
     batches = make(samples, options)
     next(batches)
-    return functools.partial(
-        measure.rate, lambda: next(batches), images=options.batch_size, clock=time.process_time)
+    workers = [child.pid for child in multiprocessing.active_children() if child not in others]
+
+    def seconds_of_cpu():
+        return time.process_time() + sum(map(fetching.cpu_seconds, workers))
+
+    def step():
+        return fetching.taken(next(batches)) if workers else next(batches)
+
+    def turn(seconds):
+        for _ in range(fetching.QUEUE * len(workers)):  # made while other cases had their turn
+            next(batches)
+        return measure.rate(step, seconds, options.batch_size, seconds_of_cpu)
+    return turn
 
 
 def describe(samples, options):
@@ -261,6 +287,8 @@ def main():
         about = describe(samples, options)
     base = PLAIN if options.augment else TIMM if TIMM in rates else PIL_PRESET
     rows = measure.rows(rates, base)
+    if options.workers:
+        about += f"; {options.workers} worker(s), their CPU time and this process's"
     print(f"{about}\n{measure.conditions(load, 1)}\n")
     measure.report(rows, skipped, options.json, "Pipeline", "images/s a core")
     if options.augment:

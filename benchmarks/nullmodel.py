@@ -22,16 +22,14 @@ import torch  # noqa: E402
 from torchvision.datasets import ImageFolder  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import fetching  # noqa: E402
+
 from mobilenetv3 import data  # noqa: E402
 from mobilenetv3 import device as devices  # noqa: E402
 from mobilenetv3.data.sources import Files  # noqa: E402
 
 EPOCH = 1 << 17
 """Images in an epoch, at least, so that its end does not count."""
-QUEUE = 2
-"""Batches that PyTorch's loader keeps ready for each worker."""
-
-
 class Repeated:
     """The same samples again and again."""
 
@@ -77,20 +75,14 @@ def batches(options):
     def endless():
         for epoch in itertools.count():
             sampler.epoch = epoch
-            yield from loader
+            yield from map(fetching.taken, loader)
     return endless(), loader
 
 
 def cpu_seconds(loader):
     """CPU time of this process and of the loader's workers, so far."""
     workers = getattr(getattr(loader, "_iterator", None), "_workers", [])
-    return time.process_time() + sum(_of_process(worker.pid) for worker in workers)
-
-
-def _of_process(pid):
-    # The name in brackets may have spaces; after it come state, ... user and system time.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return time.process_time() + sum(fetching.cpu_seconds(worker.pid) for worker in workers)
 
 
 def consume(found, loader, seconds, rate):
@@ -98,9 +90,9 @@ def consume(found, loader, seconds, rate):
     share = loader.batch_sampler.slice
     batch = share.stop - share.start
     if rate:  # a loader starts beside the first steps, which are slow
-        time.sleep(QUEUE * batch / rate)
+        time.sleep(fetching.QUEUE * batch / rate)
     else:  # what was made before does not count
-        for _ in range(QUEUE * max(1, loader.num_workers)):
+        for _ in range(fetching.QUEUE * max(1, loader.num_workers)):
             next(found)
     start, cpu = time.perf_counter(), cpu_seconds(loader)
     images, waited, now = 0, 0.0, start

@@ -185,7 +185,7 @@ def cpus(report: Report) -> None:
 
 
 def shared_memory(report: Report) -> None:
-    """The memory through which loader processes hand over batches."""
+    """The memory through which the ranks of a host may exchange data."""
     free = host.shared_memory()
     if free is None:
         report.facts["shared memory"] = "no /dev/shm"
@@ -193,9 +193,9 @@ def shared_memory(report: Report) -> None:
     report.facts["shared memory"] = f"{free / 2**30:.1f} GiB free in /dev/shm"
     if free < LITTLE_SHARED_MEMORY:
         report.problems.append(Problem(
-            f"/dev/shm has only {free >> 20} MiB free, and loader processes die with a bus error "
-            "when it is full",
-            "start the container with --shm-size=8g or --ipc=host, or train with --workers 0", False
+            f"/dev/shm has only {free >> 20} MiB free: NCCL, and loader processes that are not "
+            "forked, die with a bus error when it is full",
+            "start the container with --shm-size=8g or --ipc=host", False
         ))
 
 

@@ -261,7 +261,7 @@ def memory_gib() -> Optional[float]:
 
 
 def shared_memory() -> Optional[int]:
-    """Free bytes in /dev/shm, through which loader processes hand over their batches."""
+    """Free bytes in /dev/shm, through which NCCL's ranks exchange data; None without one."""
     try:
         stat = os.statvfs("/dev/shm")
     except OSError:

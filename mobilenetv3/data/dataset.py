@@ -76,6 +76,11 @@ class Transformed(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.samples)
 
+    @property
+    def side(self) -> int:
+        """Of the largest images, pixels; 0 where the transform does not tell."""
+        return getattr(self.transform, "side", 0)
+
     def __getitem__(self, key):
         return self.__getitems__([key])[0]
 

@@ -125,7 +125,7 @@ class TrainSampler(Sampler):
                 f"use at most {images // world * world}"
             )
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        share = batch_size // world
+        self.share = share = batch_size // world  # images in a batch of this rank
         self.slice = slice(rank * share, (rank + 1) * share)
         if repeats > 1:
             self.slice = slice(rank, None, world)
@@ -174,7 +174,7 @@ class ValSampler(Sampler):
 
     def __init__(self, images: int, batch_size: int, rank: int, world: int):
         self.indices = range(rank, images, world)
-        self.batch_size = batch_size
+        self.batch_size = self.share = batch_size
 
     def __len__(self):
         return -(-len(self.indices) // self.batch_size)

@@ -86,6 +86,7 @@ class TrainTransform:
     def __init__(self, crops: Sequence[tv.RandomResizedCrop], flips: Sequence[Callable],
                  colour: Optional[Callable] = None):
         self.crops, self.flips, self.colour = crops, flips, colour
+        self.side = crops[0].size[0]
         self.draws_from = ("torch",)  # torchvision's crop and flips; see `dataset.SEEDERS`
         if colour is not None or len(crops) > 1:
             self.draws_from = ("random", "numpy", "torch")
@@ -166,6 +167,7 @@ class ByEpoch:
     def __init__(self, stages: Sequence[Stage]):
         assert stages[0].epoch == 0
         self.stages = list(stages)
+        self.side = max(stage.side for stage in stages)
 
     def at(self, epoch: int) -> Stage:
         """The stage that an epoch belongs to."""
@@ -223,9 +225,17 @@ def val_transform(img_size: int, crop_pct: float = 0.875,
     Returns:
         PIL image -> uint8 array (3, img_size, img_size)
     """
-    return tv.Compose([
+    return ValTransform([
         without_ends,
         tv.Resize(int(img_size / crop_pct), INTERPOLATION[interpolation]),
         tv.CenterCrop(img_size),
         to_array,
-    ])
+    ], img_size)
+
+
+class ValTransform(tv.Compose):
+    """Several in a row, and the side of the squares that they make, in pixels."""
+
+    def __init__(self, steps: Sequence[Callable], side: int):
+        super().__init__(steps)
+        self.side = side

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -202,8 +203,9 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now, self.pauses, self.after = 0.0, [], {}
-        monkeypatch.setattr(patience.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(patience.time, "sleep", self.sleep)
+        # A clock of this module alone: other threads sleep, too, and would move it.
+        monkeypatch.setattr(patience, "time", types.SimpleNamespace(
+            monotonic=lambda: self.now, sleep=self.sleep))
 
     def sleep(self, seconds):
         self.now += seconds

@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import time
+import types
 
 import numpy as np
 import pytest
