@@ -199,8 +199,9 @@ class DeviceLoader:
                     raise OSError(f"cannot read {printable(first.path)}: {printable(first.reason)}")
                 self.bad_files.add(batch[2])
             yield batch[:2]
-        if isinstance(self.loader.collate_fn, slots.Slots):
-            self.loader.collate_fn.release()
+        collate = getattr(self.loader, "collate_fn", None)
+        if isinstance(collate, slots.Slots):
+            collate.release()
 
 
 def seed_epoch(device: Device, seed: int, epoch: int, rank: int, step: int = 0) -> None:
