@@ -6,7 +6,9 @@ and their command lines are read by the parsers that would read them.
 import argparse
 import importlib.util
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from mobilenetv3 import options as all_options
 from mobilenetv3.data import prepare
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SHARED = ("measure", "pictures", "processes")
+SHARED = ("fetching", "measure", "pictures", "processes")
 KEYS = {"name", "images_per_second", "ratio", "ratio_to"}
 
 
@@ -150,6 +152,32 @@ def test_data_compares_what_is_installed(script, images, rows_of, capsys, monkey
     assert {data.PIL_PRESET, "this package, --decode exact"} <= names
     assert names | skipped(capsys) == set(data.CASES)
     assert (data.PREPARED in names) == (data.OURS in names)  # both need simplejpeg alone
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for CPU times")
+def test_data_counts_loader_processes(script, images, rows_of, capsys, monkeypatch):
+    data = script("data")
+    for name in [name for name in data.CASES if name not in (data.OURS, data.PIL_PRESET)]:
+        del data.CASES[name]
+    data.CASES["DALI on the CPU"] = data.by_dali
+    spent = {}
+    asked = data.fetching.cpu_seconds
+    monkeypatch.setattr(data.fetching, "cpu_seconds",
+                        lambda process: spent.setdefault(process, []).append(1) or asked(process))
+    rows_of(data, *QUICK, "--images", images, "--workers", 1)
+    out = capsys.readouterr().out
+    assert "1 worker(s), their CPU time and this process's" in out
+    assert "DALI on the CPU: skipped, it has threads in the place of loader processes" in out
+    # One loader process a case, asked before and after its one turn.
+    cases = 2 if data.decode.is_available() else 1
+    assert [len(times) for times in spent.values()] == [2] * cases
+
+
+def test_the_cpu_time_of_a_process_is_read_from_the_system(script):
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("asks Linux for CPU times")
+    found = script("data").fetching.cpu_seconds(os.getpid())
+    assert abs(found - time.process_time()) < 0.5
 
 
 @pytest.mark.parametrize("name", ["data", "train", "scale"])
