@@ -241,4 +241,7 @@ def _collate(dataset, sampler, workers: int, pin_device: str):
     size = sampler.share * 3 * getattr(dataset, "side", 0) ** 2
     if not (workers and size and slots.are_possible()):
         return slots.collate
-    return slots.Slots(workers, size, pin_device)
+    try:
+        return slots.Slots(workers, size, pin_device)
+    except OSError:  # ulimit -v, or a system that lends no memory before it is used
+        return slots.collate

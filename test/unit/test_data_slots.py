@@ -1,5 +1,6 @@
 """Batches that workers hand over in memory that both sides keep mapped."""
 import ctypes
+import errno
 import mmap
 import multiprocessing
 import time
@@ -189,6 +190,14 @@ def test_the_pinning_thread_gets_a_copy_in_memory_of_its_own(monkeypatch):
 def test_workers_that_are_not_forked_hand_over_as_pytorch_does(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
     assert not slots.are_possible()
+    assert made(workers=1).collate_fn is slots.collate
+
+
+@needs_fork
+def test_where_the_system_lends_no_memory_batches_are_handed_over_as_pytorch_does(monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    monkeypatch.setattr(slots.mmap, "mmap", refused)
     assert made(workers=1).collate_fn is slots.collate
 
 
