@@ -5,7 +5,7 @@ from npu_process import on_npu
 STEPS = 4
 
 
-def batches(device, steps=STEPS, size=8, channels_last=False, **options):
+def batches(device, steps=STEPS, size=8, channels_last=False, workers=0, **options):
     """A loader as train.py has it, over images that depend on their number only."""
     import numpy as np
 
@@ -16,6 +16,8 @@ def batches(device, steps=STEPS, size=8, channels_last=False, **options):
     sampler = samplers.TrainSampler(len(images), size, 0, 1, seed=0)
 
     class Images:
+        side = 32
+
         def __len__(self):
             return len(images)
 
@@ -23,7 +25,7 @@ def batches(device, steps=STEPS, size=8, channels_last=False, **options):
             return images[epoch_and_index[1]]
 
     return loader.DeviceLoader(
-        loader.build_loader(Images(), sampler, device, 0, seed=0), device,
+        loader.build_loader(Images(), sampler, device, workers, seed=0), device,
         (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), channels_last, **options,
     )
 
@@ -44,6 +46,26 @@ class SyncsPerStep:
             yield batch
             self.counts.append(torch.npu.host_syncs())
             torch.npu.reset_host_syncs()
+
+
+@on_npu
+def test_batches_in_slots_are_pinned_and_copied_without_waiting():
+    import torch
+
+    from mobilenetv3 import device as devices
+    from mobilenetv3.data import slots
+
+    npu, cpu = devices.select("npu"), devices.select("cpu")
+    torch.npu.manual_seed_all(0)
+    found = batches(npu, steps=16, workers=2)
+    assert isinstance(found.loader.collate_fn, slots.Slots)
+    for epoch in (0, 1):
+        torch.npu.reset_host_syncs()
+        seen = list(found)  # more than there are slots: each is copied before it is written again
+        assert torch.npu.host_syncs() == {}
+        for (images, targets), (expected, labels) in zip(seen, batches(cpu, steps=16)):
+            assert torch.equal(images.cpu(), expected) and torch.equal(targets.cpu(), labels)
+        assert len(seen) == 16, epoch
 
 
 def train(kind, opt="sgd", level="O0", dtype="float16", channels_last=False, steps=STEPS, ema=False,
