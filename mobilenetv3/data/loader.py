@@ -155,8 +155,8 @@ class DeviceLoader:
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in the model's memory format.
 
-        The colours of a pixel are too few for the vector units of a CPU, where the mean and the
-        deviation are laid out for a whole line of pixels it takes a quarter of the time.
+        The three colours of a pixel are too few for a CPU's vector units: with mean and deviation
+        laid out for a whole line of pixels it takes a quarter of the time.
         """
         if self.format is not torch.channels_last:
             images = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.format)

@@ -183,7 +183,7 @@ def test_a_small_shared_memory_is_told_with_its_remedy(monkeypatch):
     report = report_of(doctor.shared_memory)
     assert "/dev/shm has only 64 MiB free" in report.text()
     assert "--shm-size" in report.text()
-    assert report.is_ok  # with --workers 0 it trains
+    assert report.is_ok  # one rank trains with it
     monkeypatch.setattr(host, "shared_memory", lambda: 8 << 30)
     assert not report_of(doctor.shared_memory).problems
 
