@@ -9,7 +9,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
-from mobilenetv3 import dist, metrics
+from mobilenetv3 import dist, drawing, metrics
 from mobilenetv3.files import PathLike, write_atomically
 from mobilenetv3.text import cell
 
@@ -89,7 +89,7 @@ def write(folder: Path, counts: torch.Tensor, names: Sequence[str], title: str) 
     scores_file, counts_file, picture = FILES
     write_scores(folder / scores_file, per_class(counts, names), names)
     write_counts(folder / counts_file, counts, names)
-    fault = picture_fault()
+    fault = drawing.fault()
     if not fault:
         draw(folder / picture, counts, names, title)
     return fault
@@ -122,15 +122,6 @@ def _write_csv(path: PathLike, rows: Sequence[Tuple]) -> None:
         [cell(item) if isinstance(item, str) else item for item in row] for row in rows)
     content = text.getvalue().encode("utf-8", "surrogateescape")
     write_atomically(path, lambda file: file.write(content))
-
-
-def picture_fault() -> str:
-    """Why `draw` cannot draw; "" where it can."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        return f"matplotlib is not installed ({error}): pip install matplotlib"
-    return ""
 
 
 def draw(path: PathLike, counts: torch.Tensor, names: Sequence[str], title: str) -> None:

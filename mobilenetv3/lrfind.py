@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from mobilenetv3 import (
+    drawing,
     engine,
     entry,
     interrupt,
@@ -218,7 +219,7 @@ def search(job: training.Job, low: float, high: float, updates: int, folder: Pat
             amp=job.parts.precision.amp_type, optimizer=job.config["opt"],
         ))
         _tell(job, found, per_lr)
-        fault = rangeplot.fault()
+        fault = drawing.fault()
         picture = f"; no picture: {fault}" if fault else f" and {paths[1].name}"
         job.run.log(f"=> {paths[0].resolve()}{picture}")
         if not fault:

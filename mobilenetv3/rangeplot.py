@@ -2,15 +2,6 @@
 from typing import BinaryIO, Optional, Sequence
 
 
-def fault() -> str:
-    """Why `draw` cannot draw; "" where it can."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        return f"matplotlib is not installed ({error}): pip install matplotlib"
-    return ""
-
-
 def draw(file: BinaryIO, rates: Sequence[float], losses: Sequence[float],
          smoothed: Sequence[float], suggestion: Optional[float], lowest: Optional[float]) -> None:
     """Draw loss over learning rate as a PNG, with matplotlib.

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from mobilenetv3 import drawing
 from mobilenetv3.arguments import COUNT, POSITIVE_INT, PlainParser
 from mobilenetv3.files import write_atomically
 from mobilenetv3.text import printable
@@ -168,7 +169,7 @@ def write(found: Sequence[records.Records], folder: Path, reload_s: float = 0.0,
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"--output {folder} cannot be a folder: a file is in the way") from error
-    said, faults = [], [page.fault(), pictures.fault()]
+    said, faults = [], [page.fault(), drawing.fault()]
     if has_pictures and not faults[1]:
         drawn = pictures.write_all(folder / PICTURES, curves, names)
         said += [f"pictures: {folder / PICTURES} ({len(drawn)} PNGs)"] if drawn else []

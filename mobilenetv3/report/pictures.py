@@ -20,15 +20,6 @@ MARKERS = {"circle": "o", "x": "x"}
 _FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans"]
 
 
-def fault() -> str:
-    """Why nothing can be drawn; "" where it can."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        return f"matplotlib is not installed ({error}): pip install matplotlib"
-    return ""
-
-
 def fingerprint(curves: Curves, names: Sequence[str]) -> str:
     """A hash of what a picture shows and of how it is drawn."""
     content = [json.dumps([curves, names]), *map(inspect.getsource, (palette, _own_module()))]

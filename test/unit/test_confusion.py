@@ -4,7 +4,7 @@ import csv
 import pytest
 import torch
 
-from mobilenetv3 import confusion, engine, metrics
+from mobilenetv3 import confusion, drawing, engine, metrics
 
 CPU = torch.device("cpu")
 
@@ -98,4 +98,4 @@ def test_the_picture_is_a_png_for_few_classes_and_for_many(tmp_path):
 
 def test_without_matplotlib_the_fault_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    assert "pip install matplotlib" in confusion.picture_fault()
+    assert "pip install matplotlib" in drawing.fault()

@@ -11,7 +11,7 @@ RANKS = {
     "options": 0, "logfmt": 0,
     "scaling": 0,
     "files": 0, "faults": 0, "metrics": 0, "checkpoint": 0, "entry": 0, "gradients": 0, "atc": 0,
-    "peers": 0,
+    "peers": 0, "drawing": 0,
     "formats": 0, "text": 0, "heap": 0,
     "live": 1, "events": 1,
     "dist": 1, "precision": 1, "optim": 1, "compiling": 1, "profiling": 1, "finetune": 1,
@@ -39,8 +39,8 @@ INSIDE = {
                "__main__"],
     "data": ["imagefile", "badfiles", "patience", "demo", "cifar", "labels", "filelist", "listing",
              "layout", "manifest", "samplers", "shards", "fetch", "remote", "sources", "decode",
-             "transforms", "dataset", "loader", "__init__", "shrink", "writer", "prepare", "scan",
-             "findings", "check"],
+             "transforms", "dataset", "slots", "loader", "__init__", "shrink", "writer", "prepare",
+             "scan", "findings", "check"],
     "formats": ["tensorbytes", "unpickle", "torchpickle", "torchfile", "torchwriter",
                 "safetensors", "mindspore", "__init__"],
     "options": ["model", "data", "optimizer", "run", "export", "predict", "__init__"],
@@ -70,8 +70,8 @@ def imports(path):
             ]
         elif isinstance(node, ast.ImportFrom) and node.module == "mobilenetv3":
             names = ["mobilenetv3." + alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module]
+        elif isinstance(node, ast.ImportFrom):  # of a package inside, a module or a name of it
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
