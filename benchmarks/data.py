@@ -22,7 +22,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -219,8 +218,7 @@ def started(make, samples, options):
     next(batches)
     workers = [child.pid for child in multiprocessing.active_children() if child not in others]
 
-    def seconds_of_cpu():
-        return time.process_time() + sum(map(fetching.cpu_seconds, workers))
+    clock = functools.partial(fetching.cpu_seconds, workers)
 
     def step():
         return fetching.taken(next(batches)) if workers else next(batches)
@@ -228,7 +226,7 @@ def started(make, samples, options):
     def turn(seconds):
         for _ in range(fetching.QUEUE * len(workers)):  # made while other cases had their turn
             next(batches)
-        return measure.rate(step, seconds, options.batch_size, seconds_of_cpu)
+        return measure.rate(step, seconds, options.batch_size, clock)
     return turn
 
 

@@ -30,6 +30,8 @@ from mobilenetv3.data.sources import Files  # noqa: E402
 
 EPOCH = 1 << 17
 """Images in an epoch, at least, so that its end does not count."""
+
+
 class Repeated:
     """The same samples again and again."""
 
@@ -82,13 +84,12 @@ def batches(options):
 def cpu_seconds(loader):
     """CPU time of this process and of the loader's workers, so far."""
     workers = getattr(getattr(loader, "_iterator", None), "_workers", [])
-    return time.process_time() + sum(fetching.cpu_seconds(worker.pid) for worker in workers)
+    return fetching.cpu_seconds(worker.pid for worker in workers)
 
 
 def consume(found, loader, seconds, rate):
     """Take batches for so long as a model would that computes `rate` images a second."""
-    share = loader.batch_sampler.slice
-    batch = share.stop - share.start
+    batch = loader.batch_sampler.share
     if rate:  # a loader starts beside the first steps, which are slow
         time.sleep(fetching.QUEUE * batch / rate)
     else:  # what was made before does not count

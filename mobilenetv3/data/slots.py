@@ -9,7 +9,7 @@ import itertools
 import mmap
 import multiprocessing
 import weakref
-from typing import List, Optional, Sequence
+from typing import List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -23,22 +23,27 @@ _of_this_process = weakref.WeakValueDictionary()
 """Number -> `Slots`, for batches that come out of a worker's queue."""
 
 
-def collate(items: List[tuple], images: Optional[torch.Tensor] = None) -> tuple:
+def collate(items: List[tuple]) -> tuple:
     """Stack N arrays (3, H, W) into uint8 (N, H, W, 3), and their labels into int64 (N,).
 
     Decoders write the colours of a pixel side by side, and so does the batch: what is rearranged
     here costs as much as a flip. A third part of a batch, where there is one, is the list of the
     bad files that others of its images stand in for.
-
-    Args:
-        images: where the images go; None for memory of their own.
     """
-    if images is None:
-        images = torch.empty(_shape(items), dtype=torch.uint8)
-    for slot, item in zip(images.numpy().transpose(0, 3, 1, 2), items):
-        slot[...] = item[0]
-    batch = images, torch.tensor([item[1] for item in items])
+    images = torch.empty(_shape(items), dtype=torch.uint8)
+    return _batch(images, *_fill(images, items))
+
+
+def _fill(images: torch.Tensor, items: List[tuple]) -> Tuple[List[int], list]:
+    """Write the images of the items there; returns their labels, and the bad files."""
+    for place, item in zip(images.numpy().transpose(0, 3, 1, 2), items):
+        place[...] = item[0]
     bad = [file for item in items if len(item) == 3 for file in item[2]]
+    return [item[1] for item in items], bad
+
+
+def _batch(images: torch.Tensor, labels: List[int], bad: list) -> tuple:
+    batch = images, torch.tensor(labels)
     return (*batch, bad) if bad else batch
 
 
@@ -69,7 +74,8 @@ class Slots:
 
     def __init__(self, workers: int, size: int, pin_device: str = ""):
         self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self.pin_device, self.turn = pin_device, 0
+        self.pin_to = (pin_device,) if pin_device else ()
+        self.turn = 0
         self.memory = mmap.mmap(-1, workers * (AHEAD + 1) * self.size)  # no page is taken yet
         self.number = next(_numbers)
         _of_this_process[self.number] = self
@@ -80,8 +86,7 @@ class Slots:
             return collate(items)
         slot = get_worker_info().id * (AHEAD + 1) + self.turn
         self.turn = (self.turn + 1) % (AHEAD + 1)
-        _, targets, *bad = collate(items, self.view(slot, shape))
-        return Parked(self.number, slot, shape, targets.tolist(), bad)
+        return Parked(self.number, slot, shape, *_fill(self.view(slot, shape), items))
 
     def view(self, slot: int, shape: Sequence[int]) -> torch.Tensor:
         """The bytes of a slot as uint8 of this shape."""
@@ -97,18 +102,18 @@ class Slots:
 class Parked:
     """A batch that lies in a slot: what comes out of a worker's queue in its place."""
 
-    def __init__(self, number: int, slot: int, shape: Sequence[int], targets: List[int],
-                 bad: List[list]):
+    def __init__(self, number: int, slot: int, shape: Sequence[int], labels: List[int],
+                 bad: list):
         self.number, self.slot, self.shape = number, slot, shape
-        self.targets, self.bad = targets, bad
+        self.labels, self.bad = labels, bad
 
     def opened(self) -> tuple:
         """The batch as `collate` makes it. Its images are overwritten later: copy them."""
         images = _of_this_process[self.number].view(self.slot, self.shape)
-        return (images, torch.tensor(self.targets), *self.bad)
+        return _batch(images, self.labels, self.bad)
 
     def pin_memory(self) -> tuple:
         """The batch in pinned memory of its own; DataLoader's pinning thread calls it."""
         images, targets, *bad = self.opened()
-        to = [device for device in [_of_this_process[self.number].pin_device] if device]
+        to = _of_this_process[self.number].pin_to
         return (images.pin_memory(*to), targets.pin_memory(*to), *bad)

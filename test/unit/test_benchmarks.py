@@ -161,8 +161,8 @@ def test_data_counts_loader_processes(script, images, rows_of, capsys, monkeypat
         del data.CASES[name]
     data.CASES["DALI on the CPU"] = data.by_dali
     spent = {}
-    asked = data.fetching.cpu_seconds
-    monkeypatch.setattr(data.fetching, "cpu_seconds",
+    asked = data.fetching.of_process
+    monkeypatch.setattr(data.fetching, "of_process",
                         lambda process: spent.setdefault(process, []).append(1) or asked(process))
     rows_of(data, *QUICK, "--images", images, "--workers", 1)
     out = capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_data_counts_loader_processes(script, images, rows_of, capsys, monkeypat
 def test_the_cpu_time_of_a_process_is_read_from_the_system(script):
     if not Path("/proc/self/stat").exists():
         pytest.skip("asks Linux for CPU times")
-    found = script("data").fetching.cpu_seconds(os.getpid())
+    found = script("data").fetching.of_process(os.getpid())
     assert abs(found - time.process_time()) < 0.5
 
 
