@@ -58,17 +58,37 @@ def test_a_batch_that_does_not_divide_names_those_that_do():
         dist.per_rank_batch(4, 8)
 
 
-def _exchange(rank, port, pipe):
-    """In a process of its own: what two ranks get of each other's bytes, none among them."""
+def _in_two_processes(target, url, timeout_s=60):
+    """What target(rank, url) returns in two processes of their own; None for one that died."""
+    # Not forked: of a test process that has threads, a fork may never end.
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe() for _ in range(2)]
+    ranks = [context.Process(target=_answer, args=(target, rank, url, pipes[rank][1]), daemon=True)
+             for rank in range(2)]
+    for process in ranks:
+        process.start()
+    found = [pipe.recv() if pipe.poll(timeout_s) else None for pipe, _ in pipes]
+    for process in ranks:
+        process.join(20)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    return found
+
+
+def _answer(target, rank, url, pipe):
     import torch
 
     torch.set_num_threads(1)
-    who = dist.Ranks(rank, 2, url=f"tcp://127.0.0.1:{port}")
-    dist.init(who, device.select("cpu"), timeout_s=30)
+    pipe.send(target(rank, url))
+
+
+def _exchange(rank, url):
+    """What two ranks get of each other's bytes, none among them."""
+    dist.init(dist.Ranks(rank, 2, url=url), device.select("cpu"), timeout_s=30)
     given = [b"", b"a" * rank, b"x" * (5 + rank)]
-    pipe.send([dist.gather_bytes(data) for data in given]
-              + [dist.broadcast_bytes(data if rank == 0 else None) for data in given])
+    found = [dist.gather_bytes(data) for data in given] + [
+        dist.broadcast_bytes(data if rank == 0 else None) for data in given]
     dist.shutdown()
+    return found
 
 
 def test_ranks_that_have_nothing_to_say_do_not_bring_each_other_down():
@@ -76,15 +96,22 @@ def test_ranks_that_have_nothing_to_say_do_not_bring_each_other_down():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Not forked: of a test process that has threads, a fork may never end.
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in range(2)]
-    ranks = [context.Process(target=_exchange, args=(rank, port, pipes[rank][1]), daemon=True)
-             for rank in range(2)]
-    for process in ranks:
-        process.start()
-    found = [pipe.recv() if pipe.poll(40) else None for pipe, _ in pipes]
-    for process in ranks:
-        process.join(20)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    found = _in_two_processes(_exchange, f"tcp://127.0.0.1:{port}")
     assert found == [[[b"", b""], [b"", b"a"], [b"x" * 5, b"x" * 6], b"", b"", b"x" * 5]] * 2
+
+
+MEETINGS = 40
+
+
+def _meet_again_and_again(rank, url):
+    """Send and leave at once, many times: how often that went well."""
+    for meeting in range(MEETINGS):
+        dist.init(dist.Ranks(rank, 2, url=f"{url}{meeting}"), device.select("cpu"), timeout_s=30)
+        dist.broadcast_bytes(b"x" * 100 if rank == 0 else None)
+        dist.shutdown()
+    return MEETINGS
+
+
+def test_a_rank_that_leaves_right_after_it_sent_does_not_hang(tmp_path):
+    """On PyTorch 1.8 one in five or so did, when bytes were sent from memory of numpy's."""
+    assert _in_two_processes(_meet_again_and_again, f"file://{tmp_path}/") == [MEETINGS] * 2
