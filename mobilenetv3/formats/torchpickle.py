@@ -132,9 +132,18 @@ def _device(*named: Any) -> Any:
         return ":".join(map(str, named))
 
 
+def _layout(value: Any) -> Any:
+    """torch_npu's Format: the layout that a tensor had on the NPU, which _tensor leaves out."""
+    return value
+
+
 def _get_attribute(owner: Any, name: Any) -> _Skipped:
-    """getattr, by which protocol 2 names the methods that a skipped object refers to."""
-    if type(owner) is not Function or owner.call is not _Skipped:
+    """getattr, of the classes that are left out: nothing is looked up.
+
+    Protocol 2 names so the methods that a skipped object refers to, and Python 3.11.0 to 3.11.3 the
+    members of an enum.
+    """
+    if type(owner) is not Function or owner.call not in (_Skipped, _layout):
         raise Refusal("was refused: it holds a builtins.getattr")
     return _Skipped()
 
@@ -189,7 +198,7 @@ _ALLOWED = {
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     # Ascend's torch_npu saves a tensor that is on the NPU under this name; Format is its layout.
     "torch_npu.utils.storage._rebuild_npu_tensor": _tensor,
-    "torch_npu.npu._format.Format": lambda value: value,
+    "torch_npu.npu._format.Format": _layout,
     "numpy.dtype": _NumpyType,
 }
 # mmengine's training logs.
