@@ -58,8 +58,8 @@ def test_a_batch_that_does_not_divide_names_those_that_do():
         dist.per_rank_batch(4, 8)
 
 
-def _in_two_processes(target, url, timeout_s=60):
-    """What target(rank, url) returns in two processes of their own; None for one that died."""
+def _in_two_processes(target, url):
+    """What target(rank, url) returns in two processes of their own, which must end well."""
     # Not forked: of a test process that has threads, a fork may never end.
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(2)]
@@ -67,7 +67,7 @@ def _in_two_processes(target, url, timeout_s=60):
              for rank in range(2)]
     for process in ranks:
         process.start()
-    found = [pipe.recv() if pipe.poll(timeout_s) else None for pipe, _ in pipes]
+    found = [pipe.recv() if pipe.poll(60) else None for pipe, _ in pipes]
     for process in ranks:
         process.join(20)
     assert [process.exitcode for process in ranks] == [0, 0]
@@ -113,5 +113,5 @@ def _meet_again_and_again(rank, url):
 
 
 def test_a_rank_that_leaves_right_after_it_sent_does_not_hang(tmp_path):
-    """On PyTorch 1.8 one in five or so did, when bytes were sent from memory of numpy's."""
+    """On PyTorch 1.8 one of the first few did, when bytes were sent from memory of numpy's."""
     assert _in_two_processes(_meet_again_and_again, f"file://{tmp_path}/") == [MEETINGS] * 2
