@@ -214,7 +214,10 @@ def display_of(process):
     """The process id of what brings the output of a script's rank 0 to log and terminal."""
     children = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
                               stdout=subprocess.PIPE, text=True).stdout
-    return int(re.search(r"^ *(\d+) \S+ -I -S .*/display\.py ", children, re.M).group(1))
+    # The path of Python may have spaces.
+    found = re.findall(r"^ *(\d+) /.* -I -S /.*/display\.py ", children, re.M)
+    assert len(found) == 1, children
+    return int(found[0])
 
 
 def test_a_display_that_dies_does_not_stop_the_training(tree):
