@@ -169,5 +169,5 @@ def test_a_cut_cable_ends_the_run_on_both_hosts_and_names_the_peer(cut_run):
         assert "Final" not in out
         other, ranks = ADDRESSES[1 - number], ("ranks 2 to 3", "ranks 0 to 1")[number]
         said = f"no answer from {other} ({ranks}): that host, or the network to it, is down"
-        assert said in out + err
+        assert said in out + err, err
     assert any("Timed out" in text for text in cut_run.out + cut_run.err)

@@ -1,9 +1,15 @@
+import contextlib
+import io
 import multiprocessing
+import re
 import socket
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
-from mobilenetv3 import device, dist
+from mobilenetv3 import device, dist, entry
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -75,8 +81,6 @@ def _in_two_processes(target, url):
 
 
 def _answer(target, rank, url, pipe):
-    import torch
-
     torch.set_num_threads(1)
     pipe.send(target(rank, url))
 
@@ -115,3 +119,35 @@ def _meet_again_and_again(rank, url):
 def test_a_rank_that_leaves_right_after_it_sent_does_not_hang(tmp_path):
     """On PyTorch 1.8 one of the first few did, when bytes were sent from memory of numpy's."""
     assert _in_two_processes(_meet_again_and_again, f"file://{tmp_path}/") == [MEETINGS] * 2
+
+
+PATIENCE = 4  # seconds that a rank waits for the other
+
+
+def _wait_for_the_second_of_two_sums(rank, url):
+    """What a command says whose second sum is waited for when the first has timed out."""
+    dist.init(dist.Ranks(rank, 2, url=url), device.select("cpu"), timeout_s=PATIENCE)
+    dist.broadcast_bytes(b"x" if rank == 0 else None)  # they have met
+    told, has_told = io.StringIO(), Path(f"{url[len('file://'):]} has told")
+
+    def train(cfg):
+        torch.distributed.all_reduce(torch.ones(1), async_op=True)
+        time.sleep(PATIENCE / 2)
+        torch.distributed.all_reduce(torch.ones(1), async_op=True).wait()
+
+    if rank == 0:
+        with contextlib.redirect_stderr(told):
+            entry.run(train, None, "train.py")
+        has_told.touch()
+    while not has_told.exists():  # rank 1 takes part in neither sum
+        time.sleep(0.1)
+    dist.shutdown()
+    return told.getvalue()
+
+
+def test_a_sum_that_another_ones_time_out_ended_is_told_as_a_lost_rank(tmp_path):
+    """Buckets of a backward pass are under way together, and any may be the first to time out."""
+    told, _ = _in_two_processes(_wait_for_the_second_of_two_sums, f"file://{tmp_path}/meeting")
+    assert re.fullmatch(
+        r"train.py: error: another rank stopped answering \(Application timeout caused pair closure"
+        r"\); .*--dist_timeout is how long a rank waits\n", told)

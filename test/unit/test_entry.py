@@ -32,11 +32,26 @@ def test_our_own_error_keeps_its_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_lost_rank_is_told_apart_from_this_ranks_own_fault(capsys):
-    error = RuntimeError("[enforce fail] Timed out waiting 15000ms for recv operation to complete")
-    assert entry.run(raising(error), None, "train.py") == 1
+GLOO = "/pytorch/third_party/gloo/gloo/transport/tcp/"
+
+
+@pytest.mark.parametrize("text", [
+    f"[{GLOO}unbound_buffer.cc:84] Timed out waiting 15000ms for recv operation to complete",
+    f"[{GLOO}pair.cc:553] Connection closed by peer [10.0.0.2]:4321",
+    f"[{GLOO}pair.cc:260] writev [10.0.0.2]:4321: Broken pipe",
+    f"[{GLOO}pair.cc:598] Read error [10.0.0.2]:4321: No route to host",
+    "Application timeout caused pair closure"])
+def test_a_lost_rank_is_told_apart_from_this_ranks_own_fault(text, capsys):
+    assert entry.run(raising(RuntimeError(text)), None, "train.py") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "another rank stopped answering" in line and "--dist_timeout" in line
+    assert f"another rank stopped answering ({text})" in line and "--dist_timeout" in line
+
+
+def test_a_message_of_another_size_than_expected_is_no_lost_rank(capsys):
+    error = RuntimeError(f"[enforce fail at {GLOO}pair.cc:446] op.preamble.length <= op.nbytes")
+    assert entry.run(raising(error), None, "train.py") == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "stopped answering" not in told
 
 
 def test_interrupt_is_130():
