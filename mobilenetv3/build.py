@@ -9,6 +9,7 @@ from timm.data.random_erasing import RandomErasing
 from mobilenetv3 import apex_amp, convert, cpus, data, dist, distill, heap, models
 from mobilenetv3 import device as devices
 from mobilenetv3 import precision as precisions
+from mobilenetv3.options.data import stages
 
 
 def device(cfg, who):
@@ -159,24 +160,26 @@ def train_loader(cfg, source, device, who):
 
 def sides(cfg):
     """[side, first epoch] of the training images, in the order of epochs."""
-    return cfg.res_schedule or [[cfg.train_img_size or cfg.img_size, 0]]
+    if not cfg.res_schedule:
+        return [[cfg.train_img_size or cfg.img_size, 0]]
+    return stages(cfg.res_schedule, cfg.epochs)
 
 
 def train_transform(cfg, mean):
     """What is done to a training image; `data.ByEpoch` where its size changes."""
-    stages = [data.Stage(epoch, side, data.train_transform(
+    made = [data.Stage(epoch, side, data.train_transform(
         side, no_aug=cfg.no_aug, scale=cfg.scale, ratio=cfg.ratio, hflip=cfg.hflip,
         vflip=cfg.vflip, color_jitter=cfg.color_jitter, aa=cfg.aa, mean=mean,
         interpolation=cfg.train_interpolation,
     )) for side, epoch in sides(cfg)]
-    return data.ByEpoch(stages) if cfg.res_schedule else stages[0].transform
+    return data.ByEpoch(made) if cfg.res_schedule else made[0].transform
 
 
 def train_notes(cfg, images):
     """What the log says of an unusual choice of training images, a line each."""
     notes = []
     if cfg.res_schedule:
-        told = ", ".join(f"{side} from epoch {epoch} on" for side, epoch in cfg.res_schedule)
+        told = ", ".join(f"{side} from epoch {epoch} on" for side, epoch in sides(cfg))
         notes.append(f"=> --res_schedule: sides of training images: {told}; FPS counts images of "
                      "whatever size, so it is a mean over the sizes trained so far, and no figure "
                      "of the full one")

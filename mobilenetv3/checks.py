@@ -3,6 +3,8 @@ import os
 from argparse import Namespace
 from typing import Any, Container, Dict, List, Optional
 
+from mobilenetv3.options.data import stages
+
 
 def check(cfg: Namespace, trains: bool) -> None:
     """Refuse options that contradict or lack each other.
@@ -133,7 +135,7 @@ def _training(cfg: Namespace) -> None:
         "or give the file to --teacher, if python -m mobilenetv3.convert reads it",
     )
     full = cfg.train_img_size or cfg.img_size
-    side, first = (cfg.res_schedule or [[full, 0]])[-1]
+    side, first = stages(cfg.res_schedule or [[full, 0]], cfg.epochs)[-1]
     _require(
         side == full, f"--res_schedule ends at {side} pixels, and training images have {full} in "
         "the end (--train_img_size, else --img_size); give the same",

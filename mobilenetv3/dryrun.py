@@ -19,6 +19,7 @@ import torch
 
 from mobilenetv3 import checkpoint, dist, engine, entry, keep, models, resuming, snapshot, training
 from mobilenetv3.models.counts import count_macs, count_params
+from mobilenetv3.options.data import stages
 
 STEPS = 2
 
@@ -84,8 +85,8 @@ def _end(job: training.Job) -> int:
 def _grown(job: training.Job, epoch: int) -> int:
     """Side of the training images in the run's last epoch; 0 where they do not grow until then."""
     last = (_end(job) - 1) // len(job.train_loader)
-    schedule = job.config["res_schedule"] or [[0, 0]]
-    first, side = ([side for side, start in schedule if start <= at][-1] for at in (epoch, last))
+    grows = stages(job.config["res_schedule"] or [[0, 0]], job.config["epochs"])
+    first, side = ([side for side, start in grows if start <= at][-1] for at in (epoch, last))
     return side if side > first else 0
 
 

@@ -27,29 +27,48 @@ IMG_SIZE = Number(int, "an integer of 32 or more", lambda n: n >= 32)
 class Stages(Text):
     """Sides of images, each from an epoch on: "128@0,224@60" -> [[128, 0], [224, 60]].
 
-    The first begins at epoch 0, and each later one is larger. In YAML it is the same text, or the
-    list.
+    Each begins at an epoch or at a share of --epochs ("224@66%" -> [224, "66%"], see `stages`), the
+    first at epoch 0; each later one is larger. In YAML it is the same text, or the list.
     """
 
     __name__ = "SIZE@EPOCH,..."
 
-    def __call__(self, text: str) -> List[List[int]]:
+    def __call__(self, text: str) -> List[list]:
         parts = re.split(r"[, ]+", text.strip())
-        pairs = [re.fullmatch(r"([0-9]{1,5})@([0-9]{1,6})", part) for part in parts]
-        found = [[int(number) for number in pair.groups()] for pair in pairs if pair]
-        rises = all(one[0] < two[0] and one[1] < two[1] for one, two in zip(found, found[1:]))
-        if len(found) < len(parts) or found[0][1] != 0 or found[0][0] < 32 or not rises:
+        found = [re.fullmatch(r"([0-9]{1,5})@([0-9]{1,6})(%?)", part) for part in parts]
+        sides, starts = ([int(part[group]) for part in found if part] for group in (1, 2))
+        units = {part[3] for part in found[1:] if part}
+        if (len(sides) < len(parts) or sides[0] < 32 or starts[0] or not _grow(sides)
+                or not _grow(starts) or len(units) > 1 or "%" in units and starts[-1] >= 100):
             raise argparse.ArgumentTypeError(
                 "expected sides of 32 or more that grow, each with the epoch that it begins at, "
-                f"the first with 0, such as 128@0,160@30,224@60; got {text!r}"
+                "the first with 0, such as 128@0,160@30,224@60, or with shares of --epochs, such "
+                f"as 128@0,160@33%,224@66%; got {text!r}"
             )
-        return found
+        return [[side, f"{start}%" if start and "%" in units else start]
+                for side, start in zip(sides, starts)]
 
-    def from_yaml(self, value: Any) -> List[List[int]]:
+    def from_yaml(self, value: Any) -> List[list]:
         if isinstance(value, list) and value:
             value = ",".join("@".join(map(str, pair)) if isinstance(pair, list) else str(pair)
                              for pair in value)
         return self(value if isinstance(value, str) else repr(value))
+
+
+def _grow(numbers: List[int]) -> bool:
+    return all(one < two for one, two in zip(numbers, numbers[1:]))
+
+
+def stages(schedule: List[list], epochs: int) -> List[List[int]]:
+    """[side, first epoch] of the images in a run of so many epochs, as `Stages` has read them.
+
+    A share begins at the epoch that it falls into; a side whose epochs the next one takes, too, in
+    a run of few, is left out.
+    """
+    found = {}
+    for side, start in schedule:
+        found[start if isinstance(start, int) else int(start[:-1]) * epochs // 100] = side
+    return [[side, start] for start, side in found.items()]
 
 
 def data(parser):
@@ -119,7 +138,8 @@ def augmentation(parser):
     add("--res_schedule", metavar="SIZE@EPOCH,...", type=Stages(),
         help="begin with smaller training images: 128@0,160@30,224@60 has 128 pixels from epoch 0 "
              "on, 160 from epoch 30 and from epoch 60 the full size, which is that of "
-             "--train_img_size or --img_size; the batch stays (default: always the full size)")
+             "--train_img_size or --img_size; 160@33%% begins at a third of --epochs; the batch "
+             "stays (default: always the full size)")
     add("--aug_repeats", "--ra_reps", metavar="N", type=COUNT, default=0,
         help="repeated augmentation: each image of an epoch is in it N times, varied anew each "
              "time, and the epoch has as many steps, thus only 1/N of the images; 0 and 1 are off")

@@ -22,7 +22,7 @@ def options(tmp_path_factory):
         teacher.state_dict(), teacher.config, {"mean": [0.5] * 3, "std": [0.5] * 3},
         list("0123456789"), {}))
     return (*QUICK, "--model", "mobilenetv3_small_050", "--batch_size", 256, "--img_size", 40,
-            "--res_schedule", "32@0,40@1", "--aug_repeats", 2, "--mixup", 0.2, "--drop", 0.2,
+            "--res_schedule", "32@0,40@50%", "--aug_repeats", 2, "--mixup", 0.2, "--drop", 0.2,
             "--model_ema", "--model_ema_warmup", "--teacher", file, "--distill_temperature", 2,
             "--epochs", 2, "--workers", 1, "--print_freq", 1)
 

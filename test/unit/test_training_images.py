@@ -64,12 +64,39 @@ def test_the_schedule_is_read_from_the_command_line_and_from_the_saved_configura
 
 
 @pytest.mark.parametrize("value", [
+    "64@0,96@33%,128@66%", "64@0%,96@33%,128@66%", [[64, 0], [96, "33%"], [128, "66%"]],
+    ["64@0", "96@33%", "128@66%"],
+])
+def test_shares_of_the_run_stay_shares_in_the_saved_configuration(value, tmp_path):
+    file, saved = tmp_path / "typed.yaml", tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"res_schedule": value, "img_size": 128, "epochs": 100}))
+    cfg = parse("-c", str(file))
+    assert build.sides(cfg) == [[64, 0], [96, 33], [128, 66]]
+    config.save(cfg, saved)
+    assert build.sides(parse("-c", str(saved))) == build.sides(cfg)
+    assert build.sides(parse("-c", str(saved), "--epochs", "10")) == [[64, 0], [96, 3], [128, 6]]
+
+
+@pytest.mark.parametrize("epochs, sides", [
+    (300, [[64, 0], [96, 210], [128, 270]]), (34, [[64, 0], [96, 23], [128, 30]]),
+    (4, [[64, 0], [96, 2], [128, 3]]), (3, [[64, 0], [128, 2]]), (1, [[128, 0]]),
+])
+def test_however_few_the_epochs_the_last_has_the_full_size(epochs, sides):
+    cfg = parse("--res_schedule", "64@0,96@70%,128@90%", "--img_size", "128", "--epochs",
+                str(epochs))
+    assert build.sides(cfg) == sides
+
+
+@pytest.mark.parametrize("value", [
+    "128@0,160@30%,224@60", "128@0,160@30,224@60%", "128@0,224@100%", "128@10%,224@50%",
+    "128@0,160@50%,224@50%", "128@0,224@-5%", "128@0,224@%", "128@0,224@5.5%", "128@%,224@50%",
     "128", "128:0,224:3", "128@1,224@3", "224@0,128@3", "128@3,224@3", "16@0,224@3", "", "128@0,",
     "128@-1", "128@0,224@3.5", "a@b",
 ])
 def test_a_schedule_that_is_none_is_refused_with_an_example(value, capsys):
     told = refused(capsys, f"--res_schedule={value}")
-    assert "128@0,160@30,224@60" in told and repr(value) in told
+    assert "128@0,160@30,224@60" in told and "128@0,160@33%,224@66%" in told
+    assert repr(value) in told
 
 
 @pytest.mark.parametrize("value", [3, [[128]], [[128, 0, 1]], [128, 224], {"a": 1}, True, []])

@@ -49,7 +49,8 @@ def job_of(loader, epochs=5, watch=None, max_steps=0, res_schedule=None):
         classes=["a", "b", "c"], keeper=None, clock=Clock(0), seed=0, dist_bn="", goes_back=False,
         run=SimpleNamespace(log=told.append, told=told, progress=lambda batches, done=0: batches),
         loop=engine.Loop(log=told.append, watch=watch or interrupt.Watch()),
-        total_steps=max_steps or epochs * len(loader), config={"res_schedule": res_schedule},
+        total_steps=max_steps or epochs * len(loader),
+        config={"res_schedule": res_schedule, "epochs": epochs},
     )
 
 
