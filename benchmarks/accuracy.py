@@ -121,7 +121,8 @@ def recipes(options, store, folder):
 
 
 def own(model):
-    return budget.Case(OURS, model, f"cifar10_{model}.yaml", 32, True)
+    case = budget.Case(OURS, model, f"cifar10_{model}.yaml", 0, True)
+    return case._replace(img_size=budget.settings(case, 1).img_size)
 
 
 def peers_of(model):
@@ -137,20 +138,19 @@ def chosen(store, model, options):
 
 
 def cost_of(options, store, case, place):
-    """Minutes before the first step and of a step, measured once for a results file."""
+    """What a case costs, measured once for a results file."""
     kept = store.of("cost", case=case.key, device=options.device)
     if kept:
-        return kept[-1]["fixed"], kept[-1]["step"]
-    fixed, step = budget.cost(case, place)
-    store.add("cost", {"case": case.key, "device": options.device, "fixed": fixed, "step": step})
-    return fixed, step
+        return budget.Cost(kept[-1]["fixed"],
+                           {int(side): step for side, step in kept[-1]["steps"].items()})
+    cost = budget.cost(case, place)
+    store.add("cost", {"case": case.key, "device": options.device, **cost._asdict()})
+    return cost
 
 
 def train(options, store, part, case, seed, minutes, costs, place):
     """One run, and its row."""
-    fixed, step = costs[case]
-    batches = budget.batches(case, options.images)
-    epochs = budget.epochs_in(case, minutes, fixed, step * batches)
+    epochs = budget.epochs_in(case, minutes, costs[case], budget.batches(case, options.images))
     row = budget.run(case, place, seed, epochs)
     store.add(part, dict(row, case=case.key, name=case.name, model=case.model,
                          device=options.device, minutes_given=minutes,

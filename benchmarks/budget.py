@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence
 
 import processes
-import yaml
 from timm_run import BATCH as TIMM_BATCH
+
+from mobilenetv3 import build, config, options
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMM_RUN = Path(__file__).resolve().with_name("timm_run.py")
@@ -76,6 +77,15 @@ class Place(NamedTuple):
     """For run folders."""
 
 
+class Cost(NamedTuple):
+    """What a case costs in minutes."""
+
+    fixed: float
+    """Before the first step and, where scoring is a command of its own, after the last."""
+    steps: Dict[int, float]
+    """A step with training images of that side."""
+
+
 def train_command(case: Case, place: Place, seed: int, epochs: int, output: Path) -> List:
     """The command that trains, without scoring."""
     common = ["--model", case.model, "--img_size", case.img_size, "--epochs", epochs, "--seed",
@@ -88,39 +98,75 @@ def train_command(case: Case, place: Place, seed: int, epochs: int, output: Path
             "--skip_validation", "--print_freq", 100, "--output", output, *common]
 
 
-def cost(case: Case, place: Place) -> Tuple[float, float]:
-    """What a case costs in minutes: before its first step, and for a step.
+def score_command(place: Place, output: Path, scores: Path) -> List:
+    """The command that scores what `train_command` of ours has left."""
+    return [ROOT / "validate.py", place.images, "--device", place.device, "--workers",
+            place.workers, "--ckpt_path", output / "checkpoint.pth.tar", "--json", scores]
+
+
+def cost(case: Case, place: Place) -> Cost:
+    """Measured by two short runs for each size of training images, and by scoring once.
 
     Raises:
         processes.Failed: more steps took less time.
     """
     probes = PROBES if place.device == "cpu" else CARD_PROBES
     epochs = math.ceil(max(probes) / batches(case, place.images))
-    spent = []
-    for steps in probes:
-        output = place.folder / f"probe {case.key} {steps} {os.getpid()}"
-        command = train_command(case, place, 1, epochs, output)
-        spent.append(spend([*command, "--max_steps", steps], place.device).minutes)
-    step = (spent[1] - spent[0]) / (probes[1] - probes[0])
-    if step <= 0:
-        raise processes.Failed(f"{case.key}: {probes[1]} steps took no longer than {probes[0]}; "
-                               "measure on a machine that does less besides")
-    return max(0.0, spent[0] - probes[0] * step), step
+    sides = {side for side, _ in sizes(case, 1000)}  # so many that none is left out
+    fixed, steps = 0.0, {}
+    for side in sorted(sides):
+        spent = []
+        for count in probes:
+            output = place.folder / f"probe {case.key} {side} {count} {os.getpid()}"
+            command = train_command(case, place, 1, epochs, output)
+            if len(sides) > 1:
+                command += ["--train_img_size", side, "--res_schedule", f"{side}@0"]
+            spent.append(spend([*command, "--max_steps", count], place.device).minutes)
+        step = (spent[1] - spent[0]) / (probes[1] - probes[0])
+        if step <= 0:
+            raise processes.Failed(f"{case.key}: {probes[1]} steps took no longer than {probes[0]};"
+                                   " measure on a machine that does less besides")
+        fixed, steps[side] = max(0.0, spent[0] - probes[0] * step), step
+    if case.is_ours:
+        fixed += spend(score_command(place, output, output / "scores.json"), place.device).minutes
+    return Cost(fixed, steps)
+
+
+def settings(case: Case, epochs: int):
+    """What train.py makes of our recipe in a run of so many epochs."""
+    return config.parse(options.train_parser(), [
+        "-c", str(ROOT / "configs" / case.recipe), "--epochs", str(epochs), "--data_path", "DIR"])
 
 
 def batches(case: Case, images: str) -> int:
     """Steps of an epoch."""
     count = sum(1 for path in (Path(images) / "train").rglob("*") if path.is_file())
-    size = TIMM_BATCH
-    if case.is_ours:
-        size = yaml.safe_load((ROOT / "configs" / case.recipe).read_text("utf-8"))["batch_size"]
-    return math.ceil(count / size)
+    return math.ceil(count / (settings(case, 1).batch_size if case.is_ours else TIMM_BATCH))
 
 
-def epochs_in(case: Case, minutes: float, fixed: float, epoch: float) -> int:
+def sizes(case: Case, epochs: int) -> List[List[int]]:
+    """[side of the training images, first epoch] in a run of so many epochs."""
+    return build.sides(settings(case, epochs)) if case.is_ours else [[case.img_size, 0]]
+
+
+def minutes_of(case: Case, epochs: int, cost: Cost, batches: int) -> float:
+    """What a run of so many epochs costs."""
+    stages = sizes(case, epochs)
+    ends = [first for _, first in stages[1:]] + [epochs]
+    return cost.fixed + batches * sum(
+        cost.steps[side] * (end - first) for (side, first), end in zip(stages, ends))
+
+
+def epochs_in(case: Case, minutes: float, cost: Cost, batches: int) -> int:
     """The epochs that a budget has room for: ours are rounded down, the others' up."""
-    count = (minutes - fixed) / epoch
-    return max(1, math.floor(count) if case.is_ours else math.ceil(count))
+    count = 1
+    if case.is_ours:
+        while minutes_of(case, count + 1, cost, batches) <= minutes:
+            count += 1
+    else:
+        while minutes_of(case, count, cost, batches) < minutes:
+            count += 1
+    return count
 
 
 def run(case: Case, place: Place, seed: int, epochs: int) -> dict:
@@ -130,10 +176,7 @@ def run(case: Case, place: Place, seed: int, epochs: int) -> dict:
     minutes = spent.minutes
     if case.is_ours:
         scores = output / "scores.json"
-        scored = spend([ROOT / "validate.py", place.images, "--device", place.device, "--workers",
-                        place.workers, "--ckpt_path", output / "checkpoint.pth.tar", "--json",
-                        scores], place.device)
-        minutes += scored.minutes
+        minutes += spend(score_command(place, output, scores), place.device).minutes
         acc1 = json.loads(scores.read_text(encoding="utf-8"))["results"][0]["top1"]
     else:
         found = json.loads(spent.out.strip().splitlines()[-1])

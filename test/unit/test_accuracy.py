@@ -62,15 +62,54 @@ def test_a_plain_loop_with_another_learning_rate_is_found_to_differ(module, monk
 
 
 def case(budget, is_ours):
-    return budget.Case("a", "mobilenetv3_small_100", "defaults", 32, is_ours)
+    recipe = "cifar10_mobilenetv3_small_100.yaml" if is_ours else "defaults"
+    return budget.Case("a", "mobilenetv3_small_100", recipe, 32, is_ours)
 
 
-def test_epochs_fill_a_budget_and_only_the_others_may_overdraw_it(module):
+@pytest.fixture()
+def grows(module, monkeypatch):
+    """budget.py, where our images have 32 pixels for the first 70 % of a run, then 48."""
     budget = module("budget")
-    # 10 minutes, of which 1 goes before the first step, are 4.5 epochs of 2 minutes.
-    assert budget.epochs_in(case(budget, True), 10, 1, 2) == 4
-    assert budget.epochs_in(case(budget, False), 10, 1, 2) == 5
-    assert budget.epochs_in(case(budget, True), 1, 1, 2) == 1
+
+    def sizes(case, epochs):
+        return [[32, 0], [48, epochs * 7 // 10]] if case.is_ours else [[32, 0]]
+    monkeypatch.setattr(budget, "sizes", sizes)
+    return budget
+
+
+def test_epochs_fill_a_budget_and_only_the_others_may_overdraw_it(module, monkeypatch):
+    budget = module("budget")
+    monkeypatch.setattr(budget, "sizes", lambda case, epochs: [[32, 0]])
+    # 10 minutes, of which 1 goes before the first step, are 4.5 epochs of 20 steps.
+    cost = budget.Cost(1, {32: 0.1})
+    assert budget.epochs_in(case(budget, True), 10, cost, 20) == 4
+    assert budget.epochs_in(case(budget, False), 10, cost, 20) == 5
+    assert budget.epochs_in(case(budget, True), 1, cost, 20) == 1
+    # 11 minutes are 5 epochs to the last second.
+    assert budget.epochs_in(case(budget, True), 11, cost, 20) == 5
+    assert budget.epochs_in(case(budget, False), 11, cost, 20) == 5
+
+
+def test_each_epoch_costs_what_its_images_do(grows):
+    cost = grows.Cost(1, {32: 0.1, 48: 0.2})
+    # 10 epochs: 7 of 2 minutes, 3 of 4; the eleventh is of 4.
+    assert grows.minutes_of(case(grows, True), 10, cost, 20) == pytest.approx(1 + 7 * 2 + 3 * 4)
+    assert grows.epochs_in(case(grows, True), 30, cost, 20) == 10
+    assert grows.epochs_in(case(grows, True), 31.5, cost, 20) == 11
+
+
+def test_the_sizes_of_a_case_are_those_that_its_command_trains(module):
+    from mobilenetv3 import build, config, options
+
+    accuracy, budget = module("accuracy"), module("budget")
+    for model in ("mobilenetv3_small_100", "mobilenetv3_large_100"):
+        own, place = accuracy.own(model), budget.Place("images", "cpu", 0, Path("x"))
+        for epochs in (1, 3, 30):
+            command = budget.train_command(own, place, 7, epochs, Path("run"))
+            cfg = config.parse(options.train_parser(), list(map(str, command[1:])))
+            assert budget.sizes(own, epochs) == build.sides(cfg)
+            assert build.sides(cfg)[-1][0] == own.img_size
+    assert budget.sizes(accuracy.peers_of(model)[1], 5) == [[64, 0]]
 
 
 def test_a_cost_is_told_apart_from_the_start_even_of_short_epochs(module, monkeypatch, tmp_path):
@@ -87,8 +126,26 @@ def test_a_cost_is_told_apart_from_the_start_even_of_short_epochs(module, monkey
     monkeypatch.setattr(budget, "spend", spend)
     for device in ("cpu", "cuda"):
         place = budget.Place(str(tmp_path), device, 0, tmp_path)
-        fixed, step = budget.cost(case(budget, False), place)
-        assert (fixed, step) == (pytest.approx(0.5), pytest.approx(0.01))
+        cost = budget.cost(case(budget, False), place)
+        assert (cost.fixed, cost.steps) == (pytest.approx(0.5), {32: pytest.approx(0.01)})
+
+
+def test_the_cost_of_images_that_grow_is_measured_at_each_size_and_has_the_scoring(
+        grows, monkeypatch, tmp_path):
+    from mobilenetv3 import build, config, options
+
+    def spend(command, device):
+        if Path(command[0]).name == "validate.py":
+            return grows.Spent("", 0.25)
+        cfg = config.parse(options.train_parser(), list(map(str, command[1:])))
+        ((side, _),) = build.sides(cfg)
+        return grows.Spent("", 0.5 + 0.001 * side * cfg.max_steps)
+    monkeypatch.setattr(grows, "spend", spend)
+    monkeypatch.setattr(grows, "batches", lambda case, images: 100)
+    ours = case(grows, True)._replace(img_size=48)
+    cost = grows.cost(ours, grows.Place("images", "cpu", 0, tmp_path))
+    assert cost.fixed == pytest.approx(0.5 + 0.25)
+    assert cost.steps == {32: pytest.approx(0.032), 48: pytest.approx(0.048)}
 
 
 def test_a_cost_that_the_noise_of_the_machine_hides_is_an_error(module, monkeypatch, tmp_path):
@@ -207,7 +264,8 @@ def test_what_a_results_file_holds_is_not_done_again(module, tmp_path, monkeypat
         trained.append((case.key, seed, epochs))
         good = case.recipe == "mobilenetv3" and case.img_size == 64
         return {"acc1": 80.0 + good, "minutes": 1.0, "epochs": epochs, "seed": seed}
-    monkeypatch.setattr(budget, "cost", lambda case, place: (0.5, 0.01))
+    monkeypatch.setattr(budget, "cost", lambda case, place: budget.Cost(
+        0.5, {side: 0.01 for side, _ in budget.sizes(case, 1000)}))
     monkeypatch.setattr(budget, "run", run)
     path = tmp_path / "accuracy.json"
     argv = ["accuracy", "--json", str(path), "--images", str(tmp_path / "images"), "--parts",
