@@ -51,6 +51,7 @@ def run(cfg, scratch):
         models,
         optim,
         profiling,
+        replicas,
         results,
         resuming,
         runfolder,
@@ -102,13 +103,13 @@ def run(cfg, scratch):
     ema = optim.create_ema(model, cfg.model_ema and not cfg.evaluate, cfg.model_ema_decay,
                            cfg.optimizer_form, cfg.model_ema_warmup)
     if cfg.sync_bn and who.world > 1:
-        model = dist.sync_batchnorm(model, device)
+        model = replicas.sync_batchnorm(model, device)
     precision = build.precision(cfg, device)
     precision.prepare(model, optimizer)  # after the average, which is kept in float32
-    parallel = dist.wrap(model, device, who, precision.gradients_stay)
+    parallel = replicas.wrap(model, device, who, precision.gradients_stay)
     if not cfg.evaluate:
         side = cfg.train_img_size or cfg.img_size
-        dist.settle(parallel.train(), precision.forward,
+        replicas.settle(parallel.train(), precision.forward,
                     torch.zeros(2, 3, side, side, device=device.torch_device))
     criterion = optim.create_criterion(cfg.smoothing, cfg.mixup > 0 or cfg.cutmix > 0)
     teacher = build.teacher(cfg, model.config["num_classes"], precision, device)

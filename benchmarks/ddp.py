@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import measure  # noqa: E402
 
 from mobilenetv3 import device as devices  # noqa: E402
-from mobilenetv3 import dist, models  # noqa: E402
+from mobilenetv3 import dist, models, replicas  # noqa: E402
 
-PLAIN = dict(dist.without_buffers(), gradient_as_bucket_view=True)
+PLAIN = dict(replicas.without_buffers(), gradient_as_bucket_view=True)
 SETTINGS = {
     "PyTorch's defaults (25 MB)": {},
-    "without sending buffers": dist.without_buffers(),
+    "without sending buffers": replicas.without_buffers(),
     "and with gradient_as_bucket_view": PLAIN,
     "and static_graph": dict(PLAIN, static_graph=True),
     **{f"and buckets of {size} MB": dict(PLAIN, bucket_cap_mb=size) for size in (1, 2, 4, 8)},

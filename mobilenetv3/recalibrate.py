@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mobilenetv3 import dist
+from mobilenetv3 import replicas
 
 
 @torch.no_grad()
@@ -46,5 +46,5 @@ def recalibrate(model: nn.Module, batches: Iterable, precision) -> int:
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
         norm.eval()
-    dist.sync_buffers(model, "reduce")
+    replicas.sync_buffers(model, "reduce")
     return len(norms)

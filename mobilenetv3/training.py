@@ -5,7 +5,18 @@ What is built is handed in as one `Job`; how a step is made the `engine` knows.
 import time
 from typing import Any, Dict, NamedTuple, Optional
 
-from mobilenetv3 import data, dist, engine, entry, logfmt, metrics, resuming, snapshot, validated
+from mobilenetv3 import (
+    data,
+    dist,
+    engine,
+    entry,
+    logfmt,
+    metrics,
+    replicas,
+    resuming,
+    snapshot,
+    validated,
+)
 
 RESTORES = 3
 """Times that a run goes back to a checkpoint after a loss that is not finite; then it gives up."""
@@ -34,7 +45,7 @@ class Job(NamedTuple):
     """Of the whole run."""
     seed: int
     dist_bn: str
-    """See dist.sync_buffers."""
+    """See replicas.sync_buffers."""
     goes_back: bool
     """After a loss that is not finite, to the newest checkpoint."""
     config: Dict[str, Any]
@@ -105,7 +116,7 @@ def train(job, place, state):
 def share_buffers(job):
     """Make one model of those of all ranks, before it is scored and saved."""
     for scored in filter(None, (job.parts.model, job.parts.ema.module)):
-        dist.sync_buffers(scored, job.dist_bn)
+        replicas.sync_buffers(scored, job.dist_bn)
 
 
 def progress_at(job, epoch, step, score):

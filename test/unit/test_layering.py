@@ -14,7 +14,8 @@ RANKS = {
     "peers": 0, "drawing": 0,
     "formats": 0, "text": 0, "heap": 0,
     "live": 1, "events": 1,
-    "dist": 1, "precision": 1, "optim": 1, "compiling": 1, "profiling": 1, "finetune": 1,
+    "dist": 1, "replicas": 1, "precision": 1, "optim": 1, "compiling": 1, "profiling": 1,
+    "finetune": 1,
     "runfolder": 2, "models": 1, "data": 1,
     "keep": 1, "predictions": 1, "results": 1, "sheet": 1, "confusion": 2,
     "apex_amp": 2, "convert": 2, "engine": 2, "report": 2, "doctor": 2, "probe": 2,
@@ -27,6 +28,7 @@ RANKS = {
 # Inside rank 0, and inside the two packages, the arrows that are allowed.
 WITHIN = {("device", "host"), ("cpus", "host"), ("options", "arguments"), ("config", "arguments"),
           ("config", "checks"), ("config", "yamlfile"), ("yamlfile", "arguments"),
+          ("checks", "options"), ("replicas", "dist"),
           ("config", "files"), ("config", "text"), ("arguments", "text"), ("entry", "text"),
           ("entry", "peers"), ("entry", "faults"), ("checkpoint", "files"),
           ("inference", "prepare"),

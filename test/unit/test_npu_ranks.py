@@ -12,7 +12,7 @@ from npu_process import build, environment
 from torch import nn
 
 from mobilenetv3 import device as devices
-from mobilenetv3 import dist, models, optim, precision
+from mobilenetv3 import dist, models, optim, precision, replicas
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def collectives(device, who):
     for how, expected in (("broadcast", 5), ("reduce", 6)):
         layer = nn.BatchNorm2d(3).to(here)
         layer.running_mean.fill_(5 + 2 * rank)
-        dist.sync_buffers(layer, how)
+        replicas.sync_buffers(layer, how)
         assert layer.running_mean.tolist() == [expected] * 3
     dist.barrier()
 
@@ -93,7 +93,7 @@ def parallel_training(device, who):
         torch.manual_seed(0)
         model = models.create_model("mobilenetv3_small_050", num_classes=10).to(here).train()
         if here.type == "npu":
-            parallel = dist.wrap(model, device, who)
+            parallel = replicas.wrap(model, device, who)
         else:
             parallel = nn.parallel.DistributedDataParallel(model, process_group=gloo)
         optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
@@ -126,7 +126,7 @@ def fused_training(device, who):
         scale = 128.0 if level == "O2" else None
         made = precision.create_precision(level, device, "float16", scale)
         made.prepare(model, optimizer)
-        parallel = dist.wrap(model, device, who, made.gradients_stay)
+        parallel = replicas.wrap(model, device, who, made.gradients_stay)
         generator = torch.Generator().manual_seed(who.rank)
         for _ in range(3):
             images = torch.randn(4, 3, 32, 32, generator=generator).to(device.torch_device)
@@ -144,7 +144,7 @@ def joint_batchnorm(device, rank):
     (alone(x) * weight).sum().backward()
 
     mine, here = slice(4 * rank, 4 * rank + 4), device.torch_device
-    together = dist.sync_batchnorm(nn.BatchNorm2d(5), device).to(here)
+    together = replicas.sync_batchnorm(nn.BatchNorm2d(5), device).to(here)
     part = x.detach()[mine].to(here).requires_grad_()
     (together(part) * weight[mine].to(here)).sum().backward()
     gradient = dist.all_reduce_sum(together.weight.grad.clone())
