@@ -109,10 +109,8 @@ def test_without_torch_an_environment_is_made_once_and_kept_up_to_date(machine):
     assert "Successfully installed" in done.stdout and "tensorboard" in done.stdout
     assert not list(machine.base.rglob("*.dist-info"))
 
-    started = time.monotonic()
     again = machine.run()
     assert used(again) == used(done) and "nstall" not in again.stdout
-    assert time.monotonic() - started < 3  # of which the set-up takes 0.3
 
     with open(str(machine.tree.root / REQUIREMENTS), "a") as file:
         file.write("newcomer>=1\n")

@@ -109,7 +109,7 @@ def launcher(tmp_path):
 
 def test_slurm_job_fails_when_the_training_does(slurm, tmp_path, launcher):
     job = slurm("--output", "run", STATUS="3", PYTHON=launcher)
-    job.communicate(timeout=20)
+    job.communicate(timeout=60)
     assert job.returncode == 3
     assert not (tmp_path / "scontrol.calls").exists()
 
@@ -118,14 +118,14 @@ def test_slurm_job_fails_when_the_training_does(slurm, tmp_path, launcher):
 def test_slurm_job_saves_and_is_requeued_at_its_time_limit_and_not_when_it_is_cancelled(
         slurm, tmp_path, launcher, name, status, calls):
     """srun, sent a TERM itself, has the ranks killed before they could save."""
-    job = slurm("--output=run", SLEEP="7", PYTHON=launcher)
-    end = time.monotonic() + 20
+    job = slurm("--output=run", SLEEP="60", PYTHON=launcher)
+    end = time.monotonic() + 60
     while len(list(tmp_path.glob("node.*"))) < 2:
         assert time.monotonic() < end and job.poll() is None, job.communicate()
         time.sleep(0.1)
     job.send_signal(getattr(signal, f"SIG{name}"))
-    job.wait(timeout=6)  # before the training would have ended
-    job.communicate(timeout=20)
+    job.wait(timeout=40)  # before the training would have ended
+    job.communicate(timeout=60)
     assert job.returncode == status
     asked = tmp_path / "scontrol.calls"
     assert (asked.read_text() if asked.exists() else "").startswith(calls)
@@ -137,14 +137,14 @@ def test_slurm_job_saves_and_is_requeued_at_its_time_limit_and_not_when_it_is_ca
 def test_slurms_srun_is_told_how_many_cores_a_node_gets(slurm, tmp_path, launcher, given, told):
     """From Slurm 22.05 on it does not take that over from sbatch."""
     job = slurm("--output=run", PYTHON=launcher, **given)
-    job.communicate(timeout=20)
+    job.communicate(timeout=60)
     assert job.returncode == 0
     assert (tmp_path / "srun.cpus").read_text() == told + "\n"
 
 
 def test_slurm_job_needs_a_folder_to_resume_from(slurm):
     job = slurm("--lr", "0.1")
-    assert "--output DIR is needed" in job.communicate(timeout=20)[1]
+    assert "--output DIR is needed" in job.communicate(timeout=60)[1]
     assert job.returncode == 2
 
 
