@@ -122,7 +122,7 @@ def recipes(options, store, folder):
 
 def own(model):
     case = budget.Case(OURS, model, f"cifar10_{model}.yaml", 0, True)
-    return case._replace(img_size=budget.settings(case, 1).img_size)
+    return case._replace(img_size=budget.settings(case).img_size)
 
 
 def peers_of(model):

@@ -112,6 +112,8 @@ def cost(case: Case, place: Place) -> Cost:
     """
     probes = PROBES if place.device == "cpu" else CARD_PROBES
     epochs = math.ceil(max(probes) / batches(case, place.images))
+    if case.is_ours:  # its warm-up may be longer than so few
+        epochs = max(epochs, settings(case).epochs)
     sides = {side for side, _ in sizes(case, 1000)}  # so many that none is left out
     fixed, steps = 0.0, {}
     for side in sorted(sides):
@@ -132,21 +134,27 @@ def cost(case: Case, place: Place) -> Cost:
     return Cost(fixed, steps)
 
 
-def settings(case: Case, epochs: int):
-    """What train.py makes of our recipe in a run of so many epochs."""
+def settings(case: Case):
+    """What train.py makes of our recipe."""
     return config.parse(options.train_parser(), [
-        "-c", str(ROOT / "configs" / case.recipe), "--epochs", str(epochs), "--data_path", "DIR"])
+        "-c", str(ROOT / "configs" / case.recipe), "--data_path", "DIR"])
 
 
 def batches(case: Case, images: str) -> int:
     """Steps of an epoch."""
     count = sum(1 for path in (Path(images) / "train").rglob("*") if path.is_file())
-    return math.ceil(count / (settings(case, 1).batch_size if case.is_ours else TIMM_BATCH))
+    if case.is_ours:  # it leaves the last batch out where that is not whole
+        return max(1, count // settings(case).batch_size)
+    return math.ceil(count / TIMM_BATCH)
 
 
 def sizes(case: Case, epochs: int) -> List[List[int]]:
     """[side of the training images, first epoch] in a run of so many epochs."""
-    return build.sides(settings(case, epochs)) if case.is_ours else [[case.img_size, 0]]
+    if not case.is_ours:
+        return [[case.img_size, 0]]
+    cfg = settings(case)
+    cfg.epochs = epochs
+    return build.sides(cfg)
 
 
 def minutes_of(case: Case, epochs: int, cost: Cost, batches: int) -> float:

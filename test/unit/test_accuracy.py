@@ -104,7 +104,7 @@ def test_the_sizes_of_a_case_are_those_that_its_command_trains(module):
     accuracy, budget = module("accuracy"), module("budget")
     for model in ("mobilenetv3_small_100", "mobilenetv3_large_100"):
         own, place = accuracy.own(model), budget.Place("images", "cpu", 0, Path("x"))
-        for epochs in (1, 3, 30):
+        for epochs in (3, 30):
             command = budget.train_command(own, place, 7, epochs, Path("run"))
             cfg = config.parse(options.train_parser(), list(map(str, command[1:])))
             assert budget.sizes(own, epochs) == build.sides(cfg)
@@ -128,6 +128,9 @@ def test_a_cost_is_told_apart_from_the_start_even_of_short_epochs(module, monkey
         place = budget.Place(str(tmp_path), device, 0, tmp_path)
         cost = budget.cost(case(budget, False), place)
         assert (cost.fixed, cost.steps) == (pytest.approx(0.5), {32: pytest.approx(0.01)})
+    # train.py leaves the last batch of 256 out, for it is not whole; timm's loader does not.
+    assert [budget.batches(case(budget, is_ours), str(tmp_path)) for is_ours in (True, False)] == [
+        2, 5]
 
 
 def test_the_cost_of_images_that_grow_is_measured_at_each_size_and_has_the_scoring(
@@ -141,7 +144,8 @@ def test_the_cost_of_images_that_grow_is_measured_at_each_size_and_has_the_scori
         ((side, _),) = build.sides(cfg)
         return grows.Spent("", 0.5 + 0.001 * side * cfg.max_steps)
     monkeypatch.setattr(grows, "spend", spend)
-    monkeypatch.setattr(grows, "batches", lambda case, images: 100)
+    # One epoch has all the steps, and is less than the recipe's warm-up.
+    monkeypatch.setattr(grows, "batches", lambda case, images: 1000)
     ours = case(grows, True)._replace(img_size=48)
     cost = grows.cost(ours, grows.Place("images", "cpu", 0, tmp_path))
     assert cost.fixed == pytest.approx(0.5 + 0.25)
