@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import BinaryIO, Callable, List, Sequence, Union
 
 PathLike = Union[str, Path]
+LOCK_TAKEN = (errno.EACCES, errno.EAGAIN)
+"""What fcntl says where another process has the lock; all else means that there are no locks."""
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # What file systems without hard links say to link(), and some network ones to fsync() of a folder.

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Optional
 
 from mobilenetv3 import checkpoint, keep, logfmt
 from mobilenetv3.events import Events
-from mobilenetv3.files import write_atomically
+from mobilenetv3.files import LOCK_TAKEN, write_atomically
 from mobilenetv3.live import Terminal
 from mobilenetv3.text import printable
 
@@ -25,7 +25,6 @@ RANGE_TEST = "lr_find"
 """What the names of a range test's results begin with; a run may begin beside them."""
 
 _OF_A_RUN = (CONFIG, LOG, METRICS, keep.FOLDER, checkpoint.LAST, checkpoint.BEST)
-_TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
 def choose(output: str, resume: str, model: str) -> Path:
@@ -136,7 +135,7 @@ def lock(folder: Path, patience_s: float = 5.0) -> Lock:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except OSError as error:
-            if error.errno not in _TAKEN:
+            if error.errno not in LOCK_TAKEN:
                 return Lock(handle, f"=> no lock on {folder} ({error.strerror}): nothing keeps a "
                             "second run from writing there")
         if time.monotonic() > end:

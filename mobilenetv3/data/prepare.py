@@ -12,7 +12,6 @@ and a manifest with checksums. The same command goes on after it was stopped, ho
 """
 import argparse
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from mobilenetv3 import entry, host
 from mobilenetv3.arguments import COUNT, PATH, POSITIVE, POSITIVE_INT, TEXT, Number
 from mobilenetv3.data import badfiles, fetch, manifest, patience, shards, shrink, sources, writer
-from mobilenetv3.files import remove_leftovers, write_atomically
+from mobilenetv3.files import LOCK_TAKEN, remove_leftovers, write_atomically
 from mobilenetv3.text import printable
 
 _ARGUMENTS = "arguments.json"
@@ -151,7 +150,7 @@ def _claimed(dst: Path) -> Iterator[None]:
         except ImportError:
             pass  # Windows: nobody keeps two such commands apart
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+            if error.errno in LOCK_TAKEN:
                 raise ValueError(f"another process is writing {dst}; wait for it to end") from error
             # A file system without locks.
             patience.announce(f"no lock on {dst} ({error.strerror}): nothing keeps a second "

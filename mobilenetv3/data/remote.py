@@ -4,7 +4,6 @@ What was fetched lies in a folder of the user's own, and is not believed before 
 those of the manifest. A set with another manifest, at the same URL or not, has another folder.
 """
 import contextlib
-import errno
 import hashlib
 import os
 import queue
@@ -15,7 +14,7 @@ from typing import BinaryIO, Callable, Iterator, List, Sequence, Set, Tuple
 from mobilenetv3.data import demo, fetch, manifest, shards
 from mobilenetv3.data.patience import announce
 from mobilenetv3.data.samplers import WINDOW
-from mobilenetv3.files import write_atomically
+from mobilenetv3.files import LOCK_TAKEN, write_atomically
 
 _WITHOUT_LOCKS: Set[Path] = set()
 """Folders on file systems that have none, as far as this process has seen."""
@@ -182,7 +181,7 @@ def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             state = "held"
         except OSError as error:
-            state = "taken" if error.errno in (errno.EACCES, errno.EAGAIN) else "none"
+            state = "taken" if error.errno in LOCK_TAKEN else "none"
             if state == "none":
                 _go_on_without_locks(path.parent, error)
         try:
