@@ -20,7 +20,7 @@ from harness_stub import copy_package
 from mobilenetv3 import checkpoint
 
 ADDRESSES = ("10.77.77.1", "10.77.77.2")  # seen in the namespaces only
-TIMEOUT = 15  # seconds that a rank waits for others
+TIMEOUT = 25  # seconds that a rank waits for others, also while they start
 pytestmark = pytest.mark.slow
 
 

@@ -68,9 +68,9 @@ def _in_two_processes(target, url):
     """What target(rank, url) returns in two processes of their own, which must end well."""
     # Not forked: of a test process that has threads, a fork may never end.
     context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in range(2)]
-    ranks = [context.Process(target=_answer, args=(target, rank, url, pipes[rank][1]), daemon=True)
-             for rank in range(2)]
+    pipes, both = [context.Pipe() for _ in range(2)], context.Barrier(2)
+    ranks = [context.Process(target=_answer, args=(target, rank, url, pipes[rank][1], both),
+                             daemon=True) for rank in range(2)]
     for process in ranks:
         process.start()
     found = [pipe.recv() if pipe.poll(60) else None for pipe, _ in pipes]
@@ -80,8 +80,9 @@ def _in_two_processes(target, url):
     return found
 
 
-def _answer(target, rank, url, pipe):
+def _answer(target, rank, url, pipe, both):
     torch.set_num_threads(1)
+    both.wait(60)  # on a busy machine one is up long before the other
     pipe.send(target(rank, url))
 
 
