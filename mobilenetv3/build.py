@@ -9,7 +9,7 @@ from timm.data.random_erasing import RandomErasing
 from mobilenetv3 import apex_amp, convert, cpus, data, dist, distill, heap, models
 from mobilenetv3 import device as devices
 from mobilenetv3 import precision as precisions
-from mobilenetv3.options.data import stages
+from mobilenetv3.options.data import sides
 
 
 def device(cfg, who):
@@ -158,21 +158,14 @@ def train_loader(cfg, source, device, who):
     )
 
 
-def sides(cfg):
-    """[side, first epoch] of the training images, in the order of epochs."""
-    if not cfg.res_schedule:
-        return [[cfg.train_img_size or cfg.img_size, 0]]
-    return stages(cfg.res_schedule, cfg.epochs)
-
-
 def train_transform(cfg, mean):
     """What is done to a training image; `data.ByEpoch` where its size changes."""
-    made = [data.Stage(epoch, side, data.train_transform(
+    stages = [data.Stage(epoch, side, data.train_transform(
         side, no_aug=cfg.no_aug, scale=cfg.scale, ratio=cfg.ratio, hflip=cfg.hflip,
         vflip=cfg.vflip, color_jitter=cfg.color_jitter, aa=cfg.aa, mean=mean,
         interpolation=cfg.train_interpolation,
     )) for side, epoch in sides(cfg)]
-    return data.ByEpoch(made) if cfg.res_schedule else made[0].transform
+    return data.ByEpoch(stages) if cfg.res_schedule else stages[0].transform
 
 
 def train_notes(cfg, images):

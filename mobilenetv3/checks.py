@@ -3,7 +3,7 @@ import os
 from argparse import Namespace
 from typing import Any, Container, Dict, List, Optional
 
-from mobilenetv3.options.data import stages
+from mobilenetv3.options.data import sides
 
 
 def check(cfg: Namespace, trains: bool) -> None:
@@ -135,7 +135,7 @@ def _training(cfg: Namespace) -> None:
         "or give the file to --teacher, if python -m mobilenetv3.convert reads it",
     )
     full = cfg.train_img_size or cfg.img_size
-    side, first = stages(cfg.res_schedule or [[full, 0]], cfg.epochs)[-1]
+    side, first = sides(cfg)[-1]
     _require(
         side == full, f"--res_schedule ends at {side} pixels, and training images have {full} in "
         "the end (--train_img_size, else --img_size); give the same",

@@ -71,6 +71,13 @@ def stages(schedule: List[list], epochs: int) -> List[List[int]]:
     return [[side, start] for start, side in found.items()]
 
 
+def sides(cfg: argparse.Namespace) -> List[List[int]]:
+    """[side, first epoch] of a run's training images, in the order of epochs."""
+    if not cfg.res_schedule:
+        return [[cfg.train_img_size or cfg.img_size, 0]]
+    return stages(cfg.res_schedule, cfg.epochs)
+
+
 def data(parser):
     """The images, in training and in validation."""
     add = parser.add_argument_group("data").add_argument
